@@ -1,0 +1,39 @@
+# make run    set everything up and run S0-S4 on the dev pack, ending in a sealed PASS
+# make test   set everything up and pass all tests
+# make lock   resolve the dependencies again and write requirements/lock.txt
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.ready
+
+.PHONY: run test lock sync wheel clean
+
+run: $(STAMP)
+	@$(BIN)/seg1a run --output-dir runs/dev --seed 1
+
+test: $(STAMP) sync
+	@$(BIN)/python tools/test_notebooks.py nbs
+	@$(BIN)/python -m pytest tests
+
+sync: $(STAMP)
+	@$(BIN)/python tools/strip_notebooks.py --check nbs
+	@$(BIN)/python tools/check_sync.py
+
+lock: $(STAMP)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --extra dev setup.py -o requirements/lock.txt
+
+wheel: $(STAMP)
+	@$(BIN)/python -m build --no-isolation --outdir dist .
+
+# The environment is made anew when the lock or the package's own settings change.
+$(STAMP): requirements/lock.txt settings.ini setup.py
+	@echo "setting up $(VENV) (once) ..." >&2
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/lock.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
