@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['FAILURE_CLASSES', 'SCOPES', 'CodeRecord', 'code_table', 'Seg1aError', 'UsageError', 'StagingError', 'NotPassed']
 
-# %% ../../nbs/core/00_errors.ipynb #19b4c29f
+# %% ../../nbs/core/00_errors.ipynb #5045cc92
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-# %% ../../nbs/core/00_errors.ipynb #f91e044a
+# %% ../../nbs/core/00_errors.ipynb #5831b406
 FAILURE_CLASSES = {
     "F1": "ingress",
     "F2": "parameters and fingerprint",
@@ -23,41 +23,43 @@ FAILURE_CLASSES = {
     "F9": "dictionary and paths",
     "F10": "input, output and atomicity",
 }
+
+# %% ../../nbs/core/00_errors.ipynb #ddc7d315
 SCOPES = ("run", "merchant", "check", "stage", "usage")
 
-# %% ../../nbs/core/00_errors.ipynb #17ce9382
+# %% ../../nbs/core/00_errors.ipynb #3e3300da
 @dataclass(frozen=True)
 class CodeRecord:
     "What the table knows about one code. `source` is the file of the table that defines it."
 
     code: str
-    failure_class: str
-    failure_code: str
-    scope: str
-    exit_status: int
+    failure_class: str  # F1 .. F10
+    failure_code: str  # the name inside the class; several codes may share one
+    scope: str  # one of SCOPES
+    exit_status: int  # 1: a run failed; 2: refused before a run began
     meaning: str
     remedy: str
     source: str
 
-# %% ../../nbs/core/00_errors.ipynb #2fc372d7
+# %% ../../nbs/core/00_errors.ipynb #dda80455
 _FIELDS = {"class", "failure_code", "scope", "exit", "meaning", "remedy"}
 
 
-def _code_record(code: str, fields: object, source: str) -> CodeRecord:
-    "One entry of a code file, checked: a wrong entry is a bug of the package, hence AssertionError."
+def _code_record(code: object, fields: object, source: str) -> CodeRecord:
+    "One entry of a code file, checked."
     if not isinstance(fields, dict) or set(fields) != _FIELDS:
         raise AssertionError(f"{source}: {code}: needs exactly the keys {sorted(_FIELDS)}")
-    texts = [fields[k] for k in ("failure_code", "meaning", "remedy")]
-    if not all(isinstance(t, str) and t.strip() for t in texts):
-        raise AssertionError(f"{source}: {code}: failure_code, meaning and remedy are texts")
+    texts = [code, fields["failure_code"], fields["meaning"], fields["remedy"]]
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        raise AssertionError(f"{source}: {code}: code, failure_code, meaning and remedy are texts")
     if fields["class"] not in FAILURE_CLASSES or fields["scope"] not in SCOPES or fields["exit"] not in (1, 2):
         raise AssertionError(f"{source}: {code}: class, scope or exit is not one of the known values")
-    return CodeRecord(code, fields["class"], texts[0], fields["scope"], fields["exit"], texts[1], texts[2], source)
+    return CodeRecord(code, fields["class"], texts[1], fields["scope"], fields["exit"], texts[2], texts[3], source)
 
-# %% ../../nbs/core/00_errors.ipynb #d23bf984
+# %% ../../nbs/core/00_errors.ipynb #e4eb5a75
 @cache
 def code_table() -> dict[str, CodeRecord]:
-    """The merged table of all `contracts/codes/*.yaml`, code -> record, in ASCII order of the codes.
+    """The merged table of all `contracts/codes/*.yaml`: code -> record, codes in ASCII order.
 
     Raises AssertionError when a file is malformed or two files define one code: both are bugs of the package."""
     from seg1a.core.encoding import read_yaml  # here, because encoding itself raises the errors of this module
@@ -65,7 +67,7 @@ def code_table() -> dict[str, CodeRecord]:
     table: dict[str, CodeRecord] = {}
     folder = resources.files("seg1a") / "core" / "contracts" / "codes"
     for file in sorted(folder.iterdir(), key=lambda f: f.name):
-        if not file.name.endswith(".yaml"):
+        if file.name.startswith(".") or not file.name.endswith(".yaml"):
             continue
         for code, fields in read_yaml(file.read_bytes(), file.name).items():
             if code in table:
@@ -73,21 +75,21 @@ def code_table() -> dict[str, CodeRecord]:
             table[code] = _code_record(code, fields, file.name)
     return dict(sorted(table.items()))
 
-# %% ../../nbs/core/00_errors.ipynb #3051e418
+# %% ../../nbs/core/00_errors.ipynb #becbd2aa
 class Seg1aError(Exception):
     """A refusal with a stable code.
 
     `code` must stand in the table (AssertionError otherwise: a bug). `message` is one sentence for a person,
-    `detail` holds the facts for a program (file, row, expected, observed, ...)."""
+    `detail` holds the facts for a program (file, row, expected, observed, ...), under any names, `message` included."""
 
-    def __init__(self, code: str, message: str, **detail):
+    def __init__(self, code: str, message: str, /, **detail):
         super().__init__(f"{code}: {message}")
         self.code, self.message, self.detail = code, message, detail
         if code not in code_table():
             raise AssertionError(f"error code {code!r} is not in the table (message: {message})")
 
     def __reduce__(self):
-        # exceptions cross process borders: the default would call the class with the text alone
+        # exceptions cross process borders; the default would rebuild them from the printed line alone
         return _rebuild, (type(self), self.code, self.message, self.detail)
 
     @property
@@ -117,17 +119,20 @@ class Seg1aError(Exception):
 
     @property
     def meaning(self) -> str:
+        "What the code means, for a person."
         return self.record.meaning
 
     @property
     def remedy(self) -> str:
+        "What can be done about it."
         return self.record.remedy
 
-
-def _rebuild(cls, code, message, detail):
+# %% ../../nbs/core/00_errors.ipynb #10e752de
+def _rebuild(cls: type, code: str, message: str, detail: dict) -> "Seg1aError":
+    "The other end of `Seg1aError.__reduce__`."
     return cls(code, message, **detail)
 
-# %% ../../nbs/core/00_errors.ipynb #7a3c5b68
+# %% ../../nbs/core/00_errors.ipynb #2342c0a7
 class UsageError(Seg1aError):
     "A command line that cannot be obeyed; nothing has been written. Exit status 2."
 
