@@ -10,15 +10,15 @@ from seg1a.core import encoding
 from seg1a.core.encoding import canonical_json, canonical_line, json_value, low64, plain_scalar, pretty_json, read_json, read_yaml, ser, uer, utc_text
 from seg1a.core.errors import Seg1aError
 
-TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufeff"))
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufeff"), max_size=80)  # YAML keys end at 1024 characters
 VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
                       lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner), max_leaves=30)
 
 
-def refusal(code, call, *args, **kwargs):
+def refusal(expected, call, /, *args, **kwargs):
     with pytest.raises(Seg1aError) as caught:
         call(*args, **kwargs)
-    assert caught.value.code == code
+    assert caught.value.code == expected
     return caught.value
 
 
@@ -192,7 +192,7 @@ def test_yaml_that_is_fine(text, value):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.dictionaries(TEXTS.filter(lambda t: len(t) < 100), VALUES, max_size=4))
+@given(st.dictionaries(TEXTS, VALUES, max_size=4))
 def test_json_is_yaml(value):
     text = json.dumps(value, ensure_ascii=True).encode()
     assert read_yaml(text, "x") == read_json(text, "x") == value
