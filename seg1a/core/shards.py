@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['SHARD', 'Shard', 'shard_ranges', 'worker_count', 'map_shards', 'scan_shards']
 
-# %% ../../nbs/core/04_shards.ipynb #8bafd0eb
+# %% ../../nbs/core/04_shards.ipynb #467da071
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 
-# %% ../../nbs/core/04_shards.ipynb #c06017fd
+# %% ../../nbs/core/04_shards.ipynb #5b7b6f2c
 SHARD = 32_768
 
 
@@ -30,22 +30,25 @@ def shard_ranges(n: int) -> list[Shard]:
     "The shards of a universe of `n` merchants: all of `SHARD` rows but the last."
     return [Shard(i, start, min(start + SHARD, n)) for i, start in enumerate(range(0, n, SHARD))]
 
-
+# %% ../../nbs/core/04_shards.ipynb #0e23bef7
 def worker_count() -> int:
-    "The number of workers: `$SEG1A_WORKERS`, else the number of CPUs that this process may use. Never enters a result."
+    "The number of workers: `$SEG1A_WORKERS` when it is a positive number, else the CPUs that this process may use."
     text = os.environ.get("SEG1A_WORKERS", "")
-    return max(1, int(text)) if text.isascii() and text.isdigit() else len(os.sched_getaffinity(0))
+    if text.isascii() and text.isdigit() and int(text) > 0:
+        return int(text)
+    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
-# %% ../../nbs/core/04_shards.ipynb #d2d1d097
+# %% ../../nbs/core/04_shards.ipynb #0910ed0a
 def map_shards(f: Callable, shards: Iterable, workers: int) -> Iterator:
     """`f(shard)` for every shard, results in order, at most `2 * workers` computed and not yet taken.
 
-    The first exception is raised at its place; shards that have not begun by then never begin."""
+    The first exception, in order of the shards, is raised at its place; shards that have not begun by then never begin."""
     if workers <= 1:
         yield from map(f, shards)
         return
     source, pending = iter(shards), deque()
-    pool = ThreadPoolExecutor(workers)
+    pool = ThreadPoolExecutor(workers, "shard")
     try:
         while True:
             pending.extend(pool.submit(f, shard) for shard in islice(source, 2 * workers - len(pending)))
@@ -55,32 +58,50 @@ def map_shards(f: Callable, shards: Iterable, workers: int) -> Iterator:
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
-# %% ../../nbs/core/04_shards.ipynb #86cc52eb
+# %% ../../nbs/core/04_shards.ipynb #51a44712
 def scan_shards(compute: Callable, finish: Callable, shards: Iterable, workers: int, zero: object, add: Callable) -> Iterator:
-    """Two passes over every shard: `part = compute(shard)`, then `finish(shard, part, before)`, results in order.
+    """Two passes over every shard: `part = compute(shard)`, then `finish(shard, part, before)`; results in order.
 
-    `before` is the sum of `part.totals` of all shards before this one, from `zero` with `add`; it does not depend on `workers`."""
+    `before` is the sum of `part.totals` of all shards before this one, from `zero` with `add(before, totals)`. At most `2 * workers` shards
+    are in the works. The exception of the first failing shard, in order, is raised at its place."""
     if workers <= 1:
-        before = zero
-        for shard in shards:
-            part = compute(shard)
-            yield finish(shard, part, before)
-            before = add(before, part.totals)
+        yield from _scan_serially(compute, finish, shards, zero, add)
         return
-    source, computing, finishing, before = iter(shards), deque(), deque(), zero
-    pool = ThreadPoolExecutor(workers)
+    source, before, computing, finishing = iter(shards), zero, deque(), deque()
+    pool = ThreadPoolExecutor(workers, "shard")
     try:
         while True:
             free = 2 * workers - len(computing) - len(finishing)
             computing.extend((shard, pool.submit(compute, shard)) for shard in islice(source, free))
             if computing and len(finishing) < workers:
                 shard, future = computing.popleft()
-                part = future.result()
-                finishing.append(pool.submit(finish, shard, part, before))
-                before = add(before, part.totals)
+                if future.exception() is None:
+                    part = future.result()
+                    finishing.append(pool.submit(finish, shard, part, before))
+                    before = add(before, part.totals)
+                else:
+                    finishing.append(future)  # raised at its place, after the results of earlier shards
+                    source = _stop(computing)
             elif finishing:
                 yield finishing.popleft().result()
             else:
                 return
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+# %% ../../nbs/core/04_shards.ipynb #b52b1cd5
+def _scan_serially(compute: Callable, finish: Callable, shards: Iterable, zero: object, add: Callable) -> Iterator:
+    "`scan_shards` in the calling thread."
+    before = zero
+    for shard in shards:
+        part = compute(shard)
+        yield finish(shard, part, before)
+        before = add(before, part.totals)
+
+
+def _stop(computing: deque[tuple[object, Future]]) -> Iterator:
+    "Give up what waits behind a failed shard; the source of further shards is then empty."
+    for _, future in computing:
+        future.cancel()
+    computing.clear()
+    return iter(())
