@@ -15,7 +15,7 @@ import numpy as np
 # %% ../../nbs/core/15_rows.ipynb #9e844b54
 from .encoding import canonical_json
 from .errors import Seg1aError
-from .float_text import FLOAT_WIDTH, SLACK, U64_WIDTH, load_word, put_float, put_u64, store_word, take_float, take_u64, u64
+from .float_text import FLOAT_WIDTH, SLACK, U64_WIDTH, inlined, load_word, put_float, put_u64, store_word, take_float, take_u64, u64
 from .kernels import kernel
 
 # %% ../../nbs/core/15_rows.ipynb #babd9422
@@ -40,11 +40,12 @@ def _misuse(message: str, **detail) -> Seg1aError:
 class RowProgram:
     """How the rows of one stream are written: constant pieces and typed columns.
 
-    `constants` and `columns` are as given to `row_program`; `names` are the columns in the order of the row; `width` bounds the bytes of a row."""
+    `constants` and `columns` are as given to `row_program`; `names` are the columns in the order of the row; a row has `least` to `width` bytes."""
 
     constants: Mapping[str, object]
     columns: Mapping[str, str | tuple]
     names: tuple[str, ...]
+    least: int
     width: int
     kinds: np.ndarray    # int64[c]: code of each column
     text: np.ndarray     # uint8: all pieces and choice texts, padded
@@ -109,8 +110,10 @@ def row_program(constants: Mapping[str, object], columns: Mapping[str, str | tup
     choices[:, :2] = _spans([text for _, text in flat], sum(map(len, pieces)))
     choices[:, 2] = [index for index, _ in flat]
     text = "".join(pieces) + "".join(text for _, text in flat)
-    widths = [max(map(len, texts)) if texts else FLOAT_WIDTH if code in (_F64, _F64_OR_NULL) else U64_WIDTH for _, code, texts in parts]
-    return RowProgram(dict(constants), dict(columns), tuple(name for name, _, _ in parts), sum(map(len, pieces)) + sum(widths),
+    least = [min(map(len, texts)) if texts else 1 for _, _, texts in parts]
+    width = [max(map(len, texts)) if texts else FLOAT_WIDTH if code in (_F64, _F64_OR_NULL) else U64_WIDTH for _, code, texts in parts]
+    fixed = sum(map(len, pieces))
+    return RowProgram(dict(constants), dict(columns), tuple(name for name, _, _ in parts), fixed + sum(least), fixed + sum(width),
                       np.array([code for _, code, _ in parts], np.int64), np.frombuffer(bytearray(text.encode("ascii") + bytes(SLACK)), np.uint8),
                       _spans(pieces, 0), choices, np.stack([ends[:-1], ends[1:]], axis=1).astype(np.int64))
 
@@ -153,27 +156,26 @@ class RowBuffer:
         return self._words[: columns * rows].reshape(columns, rows)
 
 # %% ../../nbs/core/15_rows.ipynb #a40aa159
-@kernel
-def _copy_span(out, p, text, span):
-    "Copy text[span[0]:span[1]] to out[p:]; may scribble up to 7 bytes more."
-    start, stop = span[0], span[1]
+@inlined
+def _copy_span(out, p, text, start, stop):
+    "Copy text[start:stop] to out[p:]; may scribble up to 7 bytes more."
     for i in range(start, stop, 8):
         store_word(out, p + i - start, load_word(text, i))
     return p + stop - start
 
 
-@kernel
+@inlined
 def _put_null(out, p):
     store_word(out, p, u64(0x6C6C756E))  # null
     return p + 4
 
 # %% ../../nbs/core/15_rows.ipynb #7757ccdc
-@kernel
+@inlined
 def _is_finite(bits):
     return (bits >> u64(52)) & u64(0x7FF) != u64(0x7FF)
 
 
-@kernel
+@inlined
 def _find_choice(choices, first, stop, index):
     "The row of `choices` with this index among first..stop, or -1."
     for i in range(first, stop):
@@ -188,7 +190,7 @@ def _write_rows(words, kinds, text, pieces, choices, ranges, out):
     p, columns = 0, kinds.size
     for row in range(words.shape[1]):
         for c in range(columns):
-            p = _copy_span(out, p, text, pieces[c])
+            p = _copy_span(out, p, text, pieces[c, 0], pieces[c, 1])
             value, kind = words[c, row], kinds[c]
             if kind <= _I64:
                 p = put_u64(out, p, value)
@@ -196,14 +198,14 @@ def _write_rows(words, kinds, text, pieces, choices, ranges, out):
                 i = _find_choice(choices, ranges[c, 0], ranges[c, 1], value)
                 if i < 0:
                     return p, row, c
-                p = _copy_span(out, p, text, choices[i])
+                p = _copy_span(out, p, text, choices[i, 0], choices[i, 1])
             elif _is_finite(value):
                 p = put_float(out, p, value)
             elif kind == _F64_OR_NULL and value & u64((1 << 52) - 1) != u64(0):
                 p = _put_null(out, p)
             else:
                 return p, row, c
-        p = _copy_span(out, p, text, pieces[columns])
+        p = _copy_span(out, p, text, pieces[columns, 0], pieces[columns, 1])
     return p, -1, -1
 
 # %% ../../nbs/core/15_rows.ipynb #374a6d7f
@@ -254,37 +256,30 @@ def row_objects(program: RowProgram, columns: Mapping[str, np.ndarray]) -> list[
     return [{key: item for key, item in row.items() if item is not ABSENT} for row in rows]
 
 # %% ../../nbs/core/15_rows.ipynb #be16cd14
-@kernel
-def _match_span(data, p, stop, text, span):
-    "The position behind text[span[0]:span[1]] if it stands in data at p, else -1. Reads nothing at or behind stop."
-    first, size = span[0], span[1] - span[0]
+@inlined
+def _match_span(data, p, stop, text, first, last):
+    "The position behind text[first:last] if it stands in data at p, else -1. Reads nothing at or behind stop."
+    size = last - first
     if p + size > stop:
         return -1
     whole = size & ~7
+    different = u64(0)
     for i in range(0, whole, 8):
-        if load_word(data, p + i) != load_word(text, first + i):
-            return -1
-    if whole == size:
-        return p + size
-    if p + whole + 8 <= stop:
-        surplus = u64(8 * (8 + whole - size))
-        different = (load_word(data, p + whole) ^ load_word(text, first + whole)) << surplus
-        return p + size if different == u64(0) else -1
-    for i in range(whole, size):
-        if data[p + i] != text[first + i]:
-            return -1
-    return p + size
+        different |= load_word(data, p + i) ^ load_word(text, first + i)
+    if whole < size and p + whole + 8 <= stop:
+        different |= (load_word(data, p + whole) ^ load_word(text, first + whole)) << u64(8 * (8 + whole - size))
+    elif whole < size:
+        for i in range(whole, size):
+            different |= u64(data[p + i] ^ text[first + i])
+    return p + size if different == u64(0) else -1
 
 # %% ../../nbs/core/15_rows.ipynb #289c5e32
 @kernel
 def _take_value(data, p, stop, kind, text, choices, first, last, scratch):
-    "(word, end) of one value; end is -1 when the writer could not have written it."
-    if kind == _U64 or kind == _I64:
-        value, end = take_u64(data, p, stop)
-        return value, end if kind == _U64 or value >> u64(63) == u64(0) else np.int64(-1)
+    "(word, end) of a choice or a float; end is -1 when the writer could not have written it."
     if kind == _CHOICE:
         for i in range(first, last):
-            end = _match_span(data, p, stop, text, choices[i])
+            end = _match_span(data, p, stop, text, choices[i, 0], choices[i, 1])
             if end >= 0:
                 return u64(choices[i, 2]), np.int64(end)
         return u64(0), np.int64(-1)
@@ -299,28 +294,27 @@ def _read_rows(data, stop, kinds, text, pieces, choices, ranges, words, scratch)
     "The number of good rows from the start, at most words.shape[1], and the position behind them."
     p, columns = np.int64(0), kinds.size
     for row in range(words.shape[1]):
+        if p == stop:
+            return row, p
         q = p
         for c in range(columns):
-            q = np.int64(_match_span(data, q, stop, text, pieces[c]))
+            q = np.int64(_match_span(data, q, stop, text, pieces[c, 0], pieces[c, 1]))
             if q < 0:
                 return row, p
-            words[c, row], q = _take_value(data, q, stop, kinds[c], text, choices, ranges[c, 0], ranges[c, 1], scratch)
-            if q < 0:
+            if kinds[c] <= _I64:
+                value, q = take_u64(data, q, stop)
+                too_large = kinds[c] == _I64 and value >> u64(63) != u64(0)
+            else:
+                value, q = _take_value(data, q, stop, kinds[c], text, choices, ranges[c, 0], ranges[c, 1], scratch)
+                too_large = False
+            if q < 0 or too_large:
                 return row, p
-        q = np.int64(_match_span(data, q, stop, text, pieces[columns]))
+            words[c, row] = value
+        q = np.int64(_match_span(data, q, stop, text, pieces[columns, 0], pieces[columns, 1]))
         if q < 0:
             return row, p
         p = q
     return words.shape[1], p
-
-
-@kernel
-def _count_lines(data, stop):
-    "The number of LF in data[:stop]."
-    n = 0
-    for i in range(stop):
-        n += data[i] == 10
-    return n
 
 # %% ../../nbs/core/15_rows.ipynb #109a04ea
 def _column(kind: str | tuple, words: np.ndarray) -> np.ndarray:
@@ -338,7 +332,7 @@ def parse_rows(program: RowProgram, data: bytes | np.ndarray, buffer: RowBuffer 
     buffer = buffer or RowBuffer()
     data = np.frombuffer(bytearray(data), np.uint8) if isinstance(data, (bytes, memoryview)) else np.ascontiguousarray(data)
     data = data if data.flags.writeable else data.copy()
-    words = buffer.words(len(program.names), int(_count_lines(data, data.size)))
+    words = buffer.words(len(program.names), data.size // program.least)
     good, end = _read_rows(data, data.size, *program.tables, words, np.empty(FLOAT_WIDTH + SLACK, np.uint8))
     columns = {name: _column(program.columns[name], words[c, :good]) for c, name in enumerate(program.names)}
     return columns, -1 if end == data.size else int(good)
