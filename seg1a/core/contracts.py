@@ -9,17 +9,19 @@ __all__ = ['SCHEMA_DOCUMENTS', 'DICTIONARY', 'REGISTRY', 'DOCUMENTS', 'contracts
 # %% ../../nbs/core/12_contracts.ipynb #b7fe76f0
 import re
 import string
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from importlib import resources
+from itertools import islice
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 import pyarrow as pa
 from jsonschema import Draft202012Validator, validators
 
-from .encoding import read_yaml
+from .encoding import read_json, read_yaml
 from .errors import Seg1aError
 
 # %% ../../nbs/core/12_contracts.ipynb #dd27ea2e
@@ -172,68 +174,89 @@ def _template_regex(template: str) -> re.Pattern:
     return re.compile("".join(parts))
 
 # %% ../../nbs/core/12_contracts.ipynb #bffd2f6f
-class Contracts:
-    "The five documents behind one object; lazy, immutable, the same for the whole process."
+class _Documents:
+    "The bytes of the five documents and their content, read with the strict YAML reader."
 
     def __init__(self, documents: Mapping[str, bytes] | None = None):
         "`documents`: file name → bytes, for tests; by default the package's own."
         self._bytes = dict(documents or {})
+        self._memo: dict = {}
 
     def document(self, name: str) -> bytes:
-        "Exact bytes of one of the five documents, as they enter the manifest fingerprint."
+        "Exact bytes of one of the five documents, as they enter the manifest fingerprint; another name is E_AUTHORITY_BREACH."
         if name not in self._bytes:
             self._bytes[name] = contracts_path(name).read_bytes()
         return self._bytes[name]
 
-    @lru_cache(maxsize=None)
+    def _once(self, key: tuple, make):
+        "The value of `make()`, computed once for `key`."
+        if key not in self._memo:
+            self._memo[key] = make()
+        return self._memo[key]
+
     def parsed(self, name: str) -> dict:
-        "Content of one document, read with the strict YAML reader."
-        return read_yaml(self.document(name), name)
+        "Content of one document."
+        return self._once(("parsed", name), lambda: read_yaml(self.document(name), name))
 
-    @cached_property
-    def _datasets(self) -> dict[str, DatasetRecord]:
-        entries = self.parsed(DICTIONARY)["datasets"]
-        return _by_id([_record(DatasetRecord, e, f"dictionary entry {e.get('id')}") for e in entries], "id")
+# %% ../../nbs/core/12_contracts.ipynb #fe5a6136
+def _by_id(records: Iterable, key: str) -> dict:
+    "Records by their key; a key that comes twice is E_AUTHORITY_BREACH."
+    table: dict = {}
+    for record in records:
+        name = getattr(record, key)
+        if name in table:
+            raise Seg1aError("E_AUTHORITY_BREACH", f"{name} stands twice", ref=name)
+        table[name] = record
+    return table
 
-    @cached_property
-    def _streams(self) -> dict[str, StreamRecord]:
-        entries = []
-        for e in self.parsed(DICTIONARY)["streams"]:
-            choices = {name: tuple(values) for name, values in e["choices"].items()}
-            entries.append(_record(StreamRecord, {**e, "choices": choices}, f"stream {e.get('id')}"))
-        return _by_id(entries, "id")
 
-    @cached_property
-    def _artefacts(self) -> dict[str, ArtefactRecord]:
-        entries = self.parsed(REGISTRY)["artefacts"]
-        return _by_id([_record(ArtefactRecord, e, f"registry entry {e.get('name')}") for e in entries], "name")
+def _stream(entry: Mapping) -> StreamRecord:
+    "The record of a stream, its lists of choices as tuples."
+    choices = {name: tuple(values) for name, values in entry["choices"].items()}
+    return _record(StreamRecord, {**entry, "choices": choices}, f"stream {entry.get('id')}")
 
-    def dataset(self, id: str) -> DatasetRecord:
-        "The dictionary's record of a dataset; an unknown id is E_DICTIONARY_PATH."
-        if id not in self._datasets:
-            raise Seg1aError("E_DICTIONARY_PATH", f"the dictionary has no dataset {id!r}", expected="a dictionary id", observed=id)
-        return self._datasets[id]
+# %% ../../nbs/core/12_contracts.ipynb #44d61914
+class _Dictionary(_Documents):
+    "Datasets, streams and artefacts by id."
 
     def datasets(self) -> dict[str, DatasetRecord]:
         "All dictionary records by id, in the order of the document."
-        return dict(self._datasets)
+        return self._once(("datasets",), lambda: _by_id(
+            (_record(DatasetRecord, e, f"dataset {e.get('id')}") for e in self.parsed(DICTIONARY)["datasets"]), "id"))
 
     def streams(self) -> dict[str, StreamRecord]:
         "All event streams by stream id, in emission order of the states."
-        return dict(self._streams)
+        return self._once(("streams",), lambda: _by_id(map(_stream, self.parsed(DICTIONARY)["streams"]), "id"))
 
     def artefacts(self) -> dict[str, ArtefactRecord]:
         "All registry records by file name; a name with `*` stands for a family of files."
-        return dict(self._artefacts)
+        return self._once(("artefacts",), lambda: _by_id(
+            (_record(ArtefactRecord, e, f"artefact {e.get('name')}") for e in self.parsed(REGISTRY)["artefacts"]), "name"))
+
+    def dataset(self, id: str) -> DatasetRecord:
+        "The dictionary's record of a dataset; an unknown id is E_DICTIONARY_PATH."
+        if id not in self.datasets():
+            raise Seg1aError("E_DICTIONARY_PATH", f"the dictionary has no dataset {id!r}", expected="a dictionary id", observed=id)
+        return self.datasets()[id]
 
     def artefact(self, name: str) -> ArtefactRecord:
         "The registry's record of a file name, by exact name first, then by family; unknown: E_DICTIONARY_PATH."
-        if name in self._artefacts:
-            return self._artefacts[name]
-        for pattern, record in self._artefacts.items():
+        if name in self.artefacts():
+            return self.artefacts()[name]
+        for pattern, record in self.artefacts().items():
             if "*" in pattern and fnmatchcase(name, pattern):
                 return record
         raise Seg1aError("E_DICTIONARY_PATH", f"the registry has no artefact {name!r}", expected="a registry name", observed=name)
+
+    def gated_streams(self, by: str) -> list[dict]:
+        "Entries whose gate is the dataset `by`, by id in ASCII order, as S1's catalogue lists them (S1 §5.3)."
+        owner = self.parsed(DICTIONARY)["owner_subsegment"]
+        return [{"dataset_id": id, "path": record.path, **record.gating, "owner": owner, "section": record.section}
+                for id, record in sorted(self.datasets().items()) if record.gating and record.gating["gated_by"] == by]
+
+# %% ../../nbs/core/12_contracts.ipynb #c14def5c
+class _Paths(_Dictionary):
+    "Templates to paths, and paths back to templates."
 
     def path(self, id: str, **tokens: Any) -> str:
         """Relative posix path of a dataset, a folder without its final slash.
@@ -243,25 +266,20 @@ class Contracts:
         """
         return _fill(self.dataset(id).path, tokens, id).rstrip("/")
 
+    def _patterns(self) -> list[tuple[DatasetRecord, re.Pattern]]:
+        return self._once(("patterns",), lambda: [(r, _template_regex(r.path)) for r in self.datasets().values() if r.root == "run"])
+
     def identify(self, path: str) -> tuple[str, dict[str, str]] | None:
         "The dataset id and tokens of a file path relative to the run root, or None if no template of the dictionary matches."
-        for id, record in self._datasets.items():
-            if record.root != "run":
-                continue
-            if record.format != "folder":
-                match = _template_regex(record.path).fullmatch(path)
-            else:
-                match = _template_regex(record.path).match(path)
-                match = match if match and path[match.end():] in record.contents else None
-            if match:
-                return id, match.groupdict()
+        for record, pattern in self._patterns():
+            match = pattern.match(path)
+            if match and path[match.end():] in (record.contents if record.format == "folder" else ("",)):
+                return record.id, match.groupdict()
         return None
 
-    def gated_streams(self, by: str) -> list[dict]:
-        "Entries whose gate is the dataset `by`, by id in ASCII order, as S1's catalogue lists them (S1 §5.3)."
-        owner = self.parsed(DICTIONARY)["owner_subsegment"]
-        return [{"dataset_id": id, "path": record.path, **record.gating, "owner": owner, "section": record.section}
-                for id, record in sorted(self._datasets.items()) if record.gating and record.gating["gated_by"] == by]
+# %% ../../nbs/core/12_contracts.ipynb #1fd8c146
+class Contracts(_Paths):
+    "The five documents behind one object: records, paths, schemas. Lazy, immutable, the same for the whole process."
 
     def _lookup(self, ref: str, base: str) -> tuple[str, Any]:
         "Document name and node that a schema reference points to (`doc#/a/b`, or `#/a/b` inside `base`)."
@@ -277,52 +295,67 @@ class Contracts:
             node = node[step]
         return name, node
 
-    @lru_cache(maxsize=None)
     def schema(self, ref: str) -> dict:
         "The JSON Schema at `document#/pointer`, every reference resolved; E_AUTHORITY_BREACH, E_SCHEMA_POINTER."
         name, node = self._lookup(ref, base="")
-        return _inline(node, name, self._lookup)
+        return self._once(("schema", ref), lambda: _inline(node, name, self._lookup))
+
+    def validator(self, ref: str) -> Draft202012Validator:
+        "A compiled strict validator of the schema at `ref`."
+        return self._once(("validator", ref), lambda: _StrictValidator(self.schema(ref)))
+
+    def _row_ref(self, id: str) -> str:
+        "Where the dictionary says that the row schema of a dataset stands."
+        if self.dataset(id).schema_ref is None:
+            raise Seg1aError("E_SCHEMA_POINTER", f"{id} has no schema", ref=id)
+        return self.dataset(id).schema_ref
 
     def row_schema(self, id: str) -> dict:
         "JSON Schema 2020-12 of one row (of a document: the whole) of a dataset, every reference resolved."
-        record = self.dataset(id)
-        if record.schema_ref is None:
-            raise Seg1aError("E_SCHEMA_POINTER", f"{id} has no schema", ref=id)
-        return self.schema(record.schema_ref)
-
-    @lru_cache(maxsize=None)
-    def validator(self, ref: str) -> Draft202012Validator:
-        "A compiled strict validator of the schema at `ref`."
-        return _StrictValidator(self.schema(ref))
+        return self.schema(self._row_ref(id))
 
     def row_validator(self, id: str) -> Draft202012Validator:
         "A compiled strict validator of one row of a dataset."
-        self.row_schema(id)
-        return self.validator(self.dataset(id).schema_ref)
+        return self.validator(self._row_ref(id))
 
-    @lru_cache(maxsize=None)
     def arrow_schema(self, id: str) -> pa.Schema:
         "Arrow schema of a table: columns, types and nullability from its `x-table` block and JSON types; no metadata."
-        schema = self.row_schema(id)
-        if "x-table" not in schema:
-            raise Seg1aError("E_SCHEMA_POINTER", f"{id} is not a table: its schema has no x-table block", ref=id)
-        return pa.schema([pa.field(name, _ARROW_TYPES[type_name], nullable=_admits_null(schema["properties"][name]))
-                          for name, type_name in schema["x-table"]["columns"].items()])
+        return self._once(("arrow", id), lambda: _arrow_schema(id, self.row_schema(id)))
+
+    def document_problems(self, id: str, name: str, data: bytes) -> list[str]:
+        "What is wrong with the bytes of file `name` of the folder `id`, by its schema: JSON as a whole, JSONL row by row."
+        return _document_problems(self, id, name, data)
 
     def lint(self) -> list[str]:
         "Everything that is wrong with the five documents, one sentence each (S0 §6.1, V10); an empty list is a pass."
         return _lint(self)
 
-# %% ../../nbs/core/12_contracts.ipynb #90539854
-def _by_id(records: list, key: str) -> dict:
-    "Records by their key; a key that comes twice is an authority breach."
-    table: dict = {}
-    for record in records:
-        name = getattr(record, key)
-        if name in table:
-            raise Seg1aError("E_AUTHORITY_BREACH", f"{name} stands twice", ref=name)
-        table[name] = record
-    return table
+# %% ../../nbs/core/12_contracts.ipynb #a481131b
+def _arrow_schema(id: str, schema: Mapping) -> pa.Schema:
+    "The Arrow schema that a row schema with an `x-table` block describes; without one it is E_SCHEMA_POINTER."
+    if "x-table" not in schema:
+        raise Seg1aError("E_SCHEMA_POINTER", f"{id} is not a table: its schema has no x-table block", ref=id)
+    return pa.schema([pa.field(name, _ARROW_TYPES[type_name], nullable=_admits_null(schema["properties"][name]))
+                      for name, type_name in schema["x-table"]["columns"].items()])
+
+
+def _document_problems(c: Contracts, id: str, name: str, data: bytes) -> list[str]:
+    "Problems of a file of a folder, at most three a row, each with its place."
+    contents = c.dataset(id).contents
+    if name not in contents:
+        return [f"{name} is not a file of {id}"]
+    if contents[name] is None:
+        return []
+    validator, found = c.validator(contents[name]), []
+    rows = data.splitlines() if name.endswith(".jsonl") else [data]
+    for number, row in enumerate(rows):
+        try:
+            errors = list(islice(validator.iter_errors(read_json(row, name)), 3))
+        except Seg1aError as error:
+            found.append(f"{name} row {number}: {error.message}")
+            continue
+        found += [f"{name} row {number} {e.json_path}: {e.message[:200]}" for e in errors]
+    return found
 
 # %% ../../nbs/core/12_contracts.ipynb #90efe727
 @lru_cache(maxsize=None)
