@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from jsonschema import Draft202012Validator, validators
+from jsonschema import Draft202012Validator, ValidationError, validators
 
 from .encoding import read_json, read_yaml
 from .errors import Seg1aError
@@ -110,8 +110,15 @@ def _is_strict_integer(checker, instance) -> bool:
     return isinstance(instance, int) and not isinstance(instance, bool)
 
 
+def _matches(validator, pattern, instance, schema):
+    "`pattern` as ECMA-262 means it: `$` is the end of the text, not the place before a final newline."
+    if isinstance(instance, str) and not re.search(pattern.replace("$", r"\Z"), instance):
+        yield ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
 _StrictValidator = validators.extend(
-    Draft202012Validator, type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_strict_integer))
+    Draft202012Validator, {"pattern": _matches},
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_strict_integer))
 
 # %% ../../nbs/core/12_contracts.ipynb #7c0d1ebb
 def _inline(node: Any, base: str, lookup) -> Any:

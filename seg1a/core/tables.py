@@ -149,7 +149,8 @@ def _column(dataset_id: str, field: pa.Field, value: Any, repeat: int | None) ->
     "One column in its contract type; `repeat` is the number of rows of a single value."
     try:
         if repeat is None and isinstance(value, (pa.Array, pa.ChunkedArray)):
-            return value if pa.types.is_dictionary(value.type) else value.cast(field.type)
+            inner = value.type.value_type if pa.types.is_list(value.type) else value.type
+            return value if pa.types.is_dictionary(inner) else value.cast(field.type)
         if repeat is None:
             return pa.array(value, type=field.type, from_pandas=False)
         if value is not None and pa.types.is_string(field.type):
@@ -212,6 +213,10 @@ class TableSink:
             self.record = OutputRecord(self.run.relative(self.path), self._file.sha256, self._file.size, self.rows)
 
 # %% ../../nbs/core/14_tables.ipynb #4b5b27e3
+# what pyarrow is known to raise on a damaged file: names that are no UTF-8, impossible sizes, missing columns
+_DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, OverflowError, MemoryError)
+
+
 def _open_table(path: Path, dataset_id: str, code: str, dictionary: bool) -> pq.ParquetFile:
     "A Parquet file whose schema has been compared with the contract; closed tables also in column order and nullability."
     schema = contracts().arrow_schema(dataset_id)
@@ -222,7 +227,7 @@ def _open_table(path: Path, dataset_id: str, code: str, dictionary: bool) -> pq.
         observed = file.schema_arrow
     except FileNotFoundError as error:
         raise Seg1aError("E_TABLE_MISSING", f"{dataset_id}: there is no file {path.name}", dataset_id=dataset_id, path=str(path)) from error
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGE as error:
         raise _unreadable(dataset_id, path, error) from error
     if defect := _defect(schema, observed, closed=closed, nulls=closed):
         raise _refuse(code, dataset_id, "stored", defect, str(path))
@@ -250,7 +255,7 @@ def read_parquet(path: Path, dataset_id: str, columns: Iterable[str] | None = No
             try:
                 table = file.read_row_group(group, columns=names, use_threads=False).select(names)
                 table.validate(full=True)
-            except (pa.ArrowException, OSError, KeyError) as error:
+            except _DAMAGE as error:
                 raise _unreadable(dataset_id, Path(path), error) from error
             empty = next((n for n in names if not schema.field(n).nullable and table[n].null_count), None)
             if empty is not None:
