@@ -1,0 +1,85 @@
+"""The kernel decorator: what its cache depends on, and where it lies."""
+
+import numpy as np
+import pytest
+
+from seg1a.core import kernels
+from seg1a.core.kernels import is_compiled, kernel, kernel_cache_dir, kernel_digest, kernel_sources
+from seg1a.core.lineage import package_root
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    "A package named seg1a of modules a, b, c, d, and no memory of the real one."
+    root = tmp_path / "seg1a"
+    (root / "core").mkdir(parents=True)
+    for init in ("__init__.py", "core/__init__.py"):
+        (root / init).touch()
+    monkeypatch.setattr(kernels, "package_root", lambda: root)
+    kernels._imports.cache_clear()
+    kernel_digest.cache_clear()
+    yield root / "core"
+    kernels._imports.cache_clear()
+    kernel_digest.cache_clear()
+
+
+@pytest.mark.parametrize("statement", [
+    "from seg1a.core.b import x", "from .b import x", "from . import b", "import seg1a.core.b", "from seg1a.core import b as other", "from ..core import b", "from ..core.b import (x,\n y)",
+    "def f():\n    from .b import x", "import os, seg1a.core.b as z", "try:\n    from .b import x\nexcept ImportError:\n    x = None",
+])
+def test_every_form_of_import_is_followed(package, statement):
+    (package / "a.py").write_text(statement + "\n")
+    (package / "b.py").write_text("import numpy\nfrom .c import y\n")
+    (package / "c.py").write_text("from .a import z  # a circle\n")
+    (package / "d.py").write_text("")
+    names = {path.name for path in kernel_sources(package / "a.py")} - {"__init__.py"}
+    assert names == {"a.py", "b.py", "c.py"}
+
+
+def test_the_digest_follows_its_sources_and_no_others(package):
+    (package / "a.py").write_text("from .b import x\n")
+    (package / "b.py").write_text("x = 1\n")
+    (package / "d.py").write_text("x = 1\n")
+    first = kernel_digest(package / "a.py")
+    (package / "d.py").write_text("x = 2\n")
+    kernels.kernel_digest.cache_clear()
+    assert kernel_digest(package / "a.py") == first
+    (package / "b.py").write_text("x = 2\n")
+    kernels.kernel_digest.cache_clear()
+    assert kernel_digest(package / "a.py") != first
+
+
+@pytest.mark.parametrize("variable", ["NUMBA_CACHE_DIR", "SEG1A_CACHE_DIR", "XDG_CACHE_HOME", "HOME"])
+def test_the_cache_root(tmp_path, monkeypatch, variable):
+    for name in ("NUMBA_CACHE_DIR", "SEG1A_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, str(tmp_path))
+    folder = kernel_cache_dir.__wrapped__(package_root() / "core" / "kernels.py")
+    assert folder.is_dir() and tmp_path in folder.parents and folder.parent.name == "kernels"
+
+
+def test_nowhere_to_write(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    assert kernel_cache_dir.__wrapped__(package_root() / "core" / "kernels.py") is None
+
+
+def test_functions_outside_the_package_are_not_cached(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+
+    @kernel
+    def total(xs):
+        s = np.uint64(0)
+        for x in xs:
+            s += x
+        return s
+
+    assert total(np.array([2**63, 5], dtype=np.uint64)) == 2**63 + 5
+    assert not list(tmp_path.rglob("*.nbc"))
+    assert not is_compiled(package_root() / "core" / "errors.py")
+
+
+def test_numbas_own_setting_is_left_as_it_was():
+    before = kernels.numba.config.CACHE_DIR
+    kernel(test_nowhere_to_write)
+    assert kernels.numba.config.CACHE_DIR == before
