@@ -8,31 +8,17 @@ __all__ = ['MULTIPLIER', 'WEYL', 'LARGEST_BELOW_ONE', 'philox_block', 'counter_a
 
 # %% ../../nbs/core/08_philox.ipynb #f8c0e6fe
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 # %% ../../nbs/core/08_philox.ipynb #54f91da7
 from .encoding import uer
 from .errors import Seg1aError
+from .fixed_point import wide_product
 from .kernels import kernel
 from .sha256 import sha256_le64
 
 # %% ../../nbs/core/08_philox.ipynb #aa7515f0
 MULTIPLIER = 0xD2B74407B1CE6E93
 WEYL = 0x9E3779B97F4A7C15
-
-# %% ../../nbs/core/08_philox.ipynb #540f6ece
-@intrinsic
-def _high_word(typing_context, x, y):
-    "floor(x * y / 2^64) of two uint64."
-
-    def codegen(context, builder, signature, arguments):
-        wide = ir.IntType(128)
-        product = builder.mul(builder.zext(arguments[0], wide), builder.zext(arguments[1], wide))
-        return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
-
-    return types.uint64(types.uint64, types.uint64), codegen
 
 # %% ../../nbs/core/08_philox.ipynb #d32fd812
 @kernel
@@ -42,7 +28,7 @@ def philox_block(key, hi, lo):
     All three arguments are uint64."""
     a, b, k = np.uint64(lo), np.uint64(hi), np.uint64(key)
     for _ in range(10):
-        high, low = _high_word(np.uint64(MULTIPLIER), a), np.uint64(np.uint64(MULTIPLIER) * a)
+        high, low = wide_product(np.uint64(MULTIPLIER), a)
         a, b = high ^ k ^ b, low
         k = np.uint64(k + np.uint64(WEYL))
     return a, b
