@@ -53,9 +53,12 @@ def nearest_fixed(name: str, args: tuple, q: int) -> int:
     bits = q + 64
     while bits <= _LAST_BITS:
         m, e, err = _ENCLOSURES[name](*map(Fraction, args), bits)
-        low, high = ((2 * Fraction(m + s * err) * Fraction(2) ** (e + q) + 1) // 2 for s in (-1, 1))
-        if low == high:
-            return int(low)
+        drop = -(e + q)
+        if drop > 0:
+            half = 1 << (drop - 1)
+            low, high = (m - err + half) >> drop, (m + err + half) >> drop
+            if low == high:
+                return low
         bits *= 2
     raise Seg1aError("E_INTERNAL", f"{name}: {_LAST_BITS} bits did not settle the rounding", func=name, args=list(map(str, args)))
 
