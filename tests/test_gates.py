@@ -160,14 +160,14 @@ def test_a_folder_replaced_by_a_link_to_its_own_content_fails(copy, name, tmp_pa
 
 
 def test_an_unreadable_file_fails_closed(copy, monkeypatch):
-    import seg1a.core.gates as gates
+    import seg1a.core.flags as flags
 
     victim, opened = copy.path("rng_trace_log"), os.open
     def refuse(path, *rest, **options):
         if Path(path) == victim:
             raise PermissionError(13, "denied", str(path))
         return opened(path, *rest, **options)
-    monkeypatch.setattr(gates.os, "open", refuse)
+    monkeypatch.setattr(flags.os, "open", refuse)
     assert not verify_bundle(copy.root).passed
 
 
