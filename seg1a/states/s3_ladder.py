@@ -88,7 +88,7 @@ def words(fields: PolicyMapping, key: str, known: Iterable[str] | None = None, n
         fields.refuse(key, "holds an element twice")
     return tuple(values)
 
-
+# %% ../../nbs/states/31_s3_ladder.ipynb #500d6c2d
 def countries_of(fields: PolicyMapping, key: str, countries: frozenset[str], non_empty: bool = False) -> frozenset[str]:
     "A list of different countries. `ERR_S3_COUNTRY_CODE_INVALID` for an element outside the ISO table, else the file's code."
     values = fields.items(key, non_empty)
@@ -124,7 +124,7 @@ class Rule:
         "K(r): lexicographic, ids by their bytes."
         return self.precedence_rank, self.priority, self.rule_id
 
-
+# %% ../../nbs/states/31_s3_ladder.ipynb #a683c40e
 @dataclass(frozen=True)
 class Ladder:
     "A loaded ladder. `rules` ascend by key; `admitters` gives the one admitting rule of a reason code."
@@ -226,7 +226,7 @@ def _named_sets(fields: PolicyMapping, countries: frozenset[str]) -> dict[str, f
         sets[name] = countries_of(entry, "countries", countries, non_empty=True)
     return sets
 
-
+# %% ../../nbs/states/31_s3_ladder.ipynb #1c3052b7
 def _check_order(fields: PolicyMapping) -> list[str]:
     "precedence_order: a permutation of the six classes with the two ends fixed."
     order = fields.items("precedence_order")
@@ -273,14 +273,14 @@ class Decision:
     eligible: bool
     merchant_tags: tuple[str, ...]
 
-
+# %% ../../nbs/states/31_s3_ladder.ipynb #ad8e0a4f
 def decision_of(fired: Iterable[Rule]) -> Decision:
     "The decision that a set of fired rules leads to (S3 §3.1, steps 2 to 5)."
     fired = tuple(sorted(fired, key=lambda rule: rule.key))
     source = next(rule for rule in fired if rule.polarity is not None)
     return Decision(fired, source, source.polarity, tuple(sorted({tag for rule in fired for tag in rule.tags})))
 
-
+# %% ../../nbs/states/31_s3_ladder.ipynb #d2c26d45
 def decide(ladder: Ladder, context: Mapping) -> Decision:
     "Evaluate the ladder on one merchant: `merchant_id`, `home_country_iso`, `mcc`, `channel` (`CP`/`CNP`), `n_outlets`."
     return decision_of(rule for rule in ladder.rules if rule.predicate.holds(context))
@@ -296,7 +296,7 @@ class Candidate:
     reason_codes: tuple[str, ...]
     filter_tags: tuple[str, ...]
 
-
+# %% ../../nbs/states/31_s3_ladder.ipynb #39034544
 def candidates(decision: Decision, home: str) -> tuple[Candidate, ...]:
     "The candidate set of a merchant at `home`, by rank: home first, then the admitted foreign countries (S3 §3.2, §3.3)."
     tags = set(decision.merchant_tags)
