@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MERCHANT_TABLE', 'default_reference', 'default_policies', 'Source', 'pack_sources', 'source_version', 'build_pack',
-           'overlay_pack', 'cache_root', 'dev_pack']
+           'overlay_pack', 'overlay_digest', 'cache_root', 'dev_pack']
 
 # %% ../../nbs/inputs/03_pack.ipynb #99cf65e5
 import hashlib
@@ -25,6 +25,7 @@ import seg1a
 from ..core.contracts import ArtefactRecord, contracts
 from ..core.encoding import canonical_json, read_json, read_yaml, utc_text
 from ..core.errors import Seg1aError, StagingError
+from ..core.lineage import digest_file
 from ..core.run import staged
 from .manifest import (CHECKSUMS, MANIFEST, PackArtefact, PackManifest, Progress, checksums_text, pack_parameter_hash, read_manifest,
                                    verify_pack)
@@ -127,8 +128,10 @@ def _place(source: Source, root: Path, pack_version: str, verbatim: bool = False
         target.write_bytes(data)
     elif is_csv or not verbatim and source.record.artefact_id in contracts().datasets():
         _write_table(source, target)
+    elif isinstance(source.origin, Path):
+        shutil.copyfile(source.origin, target)
     else:
-        target.write_bytes(source.bytes())
+        target.write_bytes(source.origin)
     return target, date if source.name.endswith(".yaml") else version
 
 # %% ../../nbs/inputs/03_pack.ipynb #7d6a5ce7
@@ -155,23 +158,22 @@ def _write_merchants(merchants: int | Path, root: Path, reference: Path, pack_ve
     record = contracts().artefact(MERCHANT_TABLE)
     target = root / record.path.format(version=pack_version)
     target.parent.mkdir(parents=True, exist_ok=True)
-    total = merchants if isinstance(merchants, int) else 0
     if isinstance(merchants, int):
         batches = merchant_snapshot(merchants, snapshot_weights(reference), snapshot_seed)
     else:
         batches = read_batches(merchants, MERCHANTS)
-    write_canonical(target, _reported(batches, target.name, total, progress), MERCHANTS)
+    write_canonical(target, _reported(batches, progress), MERCHANTS)
     return target
 
 
-def _reported(batches: Iterator[pa.RecordBatch], name: str, total: int, progress: Progress | None) -> Iterator[pa.RecordBatch]:
-    "The batches, counted on their way; `total` is 0 when it is not known."
+def _reported(batches: Iterator[pa.RecordBatch], progress: Progress | None) -> Iterator[pa.RecordBatch]:
+    "The batches; each further million of rows is worth a line."
     done = 0
     for batch in batches:
         yield batch
         done += batch.num_rows
-        if progress is not None:
-            progress(name, done, total)
+        if progress is not None and done // 1_000_000 > (done - batch.num_rows) // 1_000_000:
+            progress(f"pack: {done:,} merchants written")
 
 # %% ../../nbs/inputs/03_pack.ipynb #bd2fea0c
 @dataclass(frozen=True)
@@ -184,14 +186,12 @@ class _Placed:
 
 def _artefact(root: Path, placed: _Placed) -> PackArtefact:
     "The manifest's entry of a file in the pack."
-    with open(placed.path, "rb", buffering=0) as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    r = placed.record
+    r, digest = placed.record, digest_file(placed.path)
     return PackArtefact(r.artefact_id, placed.path.relative_to(root).as_posix(), r.role, placed.version, r.required, r.in_parameter_hash,
-                        r.in_manifest, sha256, placed.path.stat().st_size, r.schema_ref, placed.licence)
+                        r.in_manifest, digest.sha256, digest.size_bytes, r.schema_ref, placed.licence)
 
 # %% ../../nbs/inputs/03_pack.ipynb #75079de8
-def _write_index(root: Path, artefacts: list[PackArtefact], pack_version: str, created_utc: str, expect_parameter_hash: bool) -> PackManifest:
+def _write_index(root: Path, artefacts: list[PackArtefact], pack_version: str, created_utc: str, expect_parameter_hash: bool) -> None:
     "Write the two index files; the parameter hash is stated when the maker of the pack asks for it."
     artefacts = sorted(artefacts, key=lambda a: a.path)
     text = checksums_text((a.path, a.sha256) for a in artefacts).encode("ascii")
@@ -200,7 +200,6 @@ def _write_index(root: Path, artefacts: list[PackArtefact], pack_version: str, c
         manifest = replace(manifest, parameter_hash=pack_parameter_hash(manifest))
     (root / CHECKSUMS).write_bytes(text)
     (root / MANIFEST).write_bytes(manifest.to_json())
-    return manifest
 
 
 def _created_utc(stated: str | None, dates: list[str]) -> str:
@@ -236,12 +235,12 @@ def _new_pack(dest: Path) -> Iterator[Path]:
 # %% ../../nbs/inputs/03_pack.ipynb #b04440d0
 def build_pack(dest: Path, merchants: int | Path = 10_000, reference: Path | None = None, policies: Path | None = None,
                pack_version: str | None = None, snapshot_seed: int = SNAPSHOT_SEED, created_utc: str | None = None,
-               expect_parameter_hash: bool = False, progress: Progress | None = None) -> PackManifest:
-    """Build the pack `dest` and return its manifest (S0 §2.1, R16).
+               expect_parameter_hash: bool = False, progress: Progress | None = None) -> Path:
+    """Build the pack `dest` and return its path (S0 §2.1, R16).
 
     `merchants`: how many to generate, or a CSV or Parquet file with `merchant_id,mcc,channel,home_country_iso`. `reference`, `policies`: the source
-    folders, by default the checkout's. `pack_version`: by default the newest date of a policy and `-dev`. `progress(what, done, total)` counts
-    merchants. Equal inputs give equal bytes. Raises `E_PACK_SOURCE`, `E_PACK_TABLE`, `E_PACK_SNAPSHOT`, `E_PACK_EXISTS`,
+    folders, by default the checkout's. `pack_version`: by default the newest date of a policy and `-dev`. `progress(line)` is
+    told of every million merchants. Equal inputs give equal bytes. Raises `E_PACK_SOURCE`, `E_PACK_TABLE`, `E_PACK_SNAPSHOT`, `E_PACK_EXISTS`,
     `E_PACK_WRITE`, and what `verify_pack` raises."""
     dest = Path(dest)
     reference, policies = Path(reference or default_reference()), Path(policies or default_policies())
@@ -256,8 +255,8 @@ def build_pack(dest: Path, merchants: int | Path = 10_000, reference: Path | Non
         for source in sources:
             path, stated = _place(source, root, version)
             placed.append(_Placed(source.record, path, stated, licences.get(source.name.rpartition(".")[0], source.record.licence)))
-        manifest = _write_index(root, [_artefact(root, p) for p in placed], version, created, expect_parameter_hash)
-    return replace(manifest, root=dest)
+        _write_index(root, [_artefact(root, p) for p in placed], version, created, expect_parameter_hash)
+    return dest
 
 # %% ../../nbs/inputs/03_pack.ipynb #499010cb
 def _stated_date(source: Source) -> str:
@@ -275,44 +274,44 @@ def _licences(reference: Path) -> dict[str, str]:
     return {k: v for k, v in licences.items() if isinstance(v, str) and v.isascii() and v} if isinstance(licences, dict) else {}
 
 # %% ../../nbs/inputs/03_pack.ipynb #20c57fa9
-def overlay_pack(pack: Path, overrides: Mapping[str, Path | bytes | None], dest: Path, pack_version: str | None = None) -> PackManifest:
-    """A new valid pack at `dest`: the one at `pack` with some files replaced or added (by basename), or left out (None).
+def overlay_pack(pack: Path, overrides: Mapping[str, Path | bytes | None], dest: Path, pack_version: str | None = None) -> Path:
+    """A new valid pack at `dest`, whose path is returned: the one at `pack` with some files replaced or added (by basename), or left out (None).
 
-    The version is by default the old one and a digest of the change. Raises `E_PACK_SOURCE` for a name that neither the pack nor the registry
-    knows; a table in CSV raises what `build_pack` raises; else as `verify_pack`."""
+    The version is by default the old one and `overlay_digest`. Raises `E_PACK_SOURCE` for a name that the registry does not know or a file
+    that is not there; a table in CSV raises what `build_pack` raises; else as `verify_pack`."""
     base, dest = verify_pack(pack), Path(dest)
-    change = {name: None if value is None else hashlib.sha256(value if isinstance(value, bytes) else Path(value).read_bytes()).hexdigest()
-              for name, value in overrides.items()}
-    version = pack_version or f"{base.pack_version}+{hashlib.sha256(canonical_json(change).encode('ascii')).hexdigest()[:8]}"
+    sources = [_override(name, value) for name, value in sorted(overrides.items()) if value is not None]
+    version = pack_version or f"{base.pack_version}+{overlay_digest(base, overrides)[:8]}"
     with _new_pack(dest) as root:
         kept = [a for a in base.artefacts if a.name not in overrides]
         for a in kept:
             (root / a.path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(base.root / a.path, root / a.path)
         placed = []
-        for name, value in sorted(overrides.items()):
-            if value is not None:
-                path, stated = _place(_override(base, name, value), root, version, verbatim=True)
-                placed.append(_artefact(root, _Placed(_known(base, name), path, stated, "internal")))
-        manifest = _write_index(root, [*kept, *placed], version, base.created_utc, False)
-    return replace(manifest, root=dest)
+        for source in sources:
+            path, stated = _place(source, root, version, verbatim=True)
+            placed.append(_artefact(root, _Placed(source.record, path, stated, source.record.licence)))
+        _write_index(root, [*kept, *placed], version, base.created_utc, False)
+    return dest
 
-# %% ../../nbs/inputs/03_pack.ipynb #17ff515b
-def _known(base: PackManifest, name: str) -> ArtefactRecord:
-    "The registry's record of a file name."
+# %% ../../nbs/inputs/03_pack.ipynb #343dd009
+def _override(name: str, value: Path | bytes) -> Source:
+    "An override as a source."
     try:
-        return contracts().artefact(name)
+        record = contracts().artefact(name)
     except Seg1aError as error:
         raise StagingError("E_PACK_SOURCE", f"{name}: the registry knows no such artefact", path=name, expected="a name of the registry",
                            observed=name) from error
-
-
-def _override(base: PackManifest, name: str, value: Path | bytes) -> Source:
-    "An override as a source."
-    record = _known(base, name)
     if not isinstance(value, bytes) and not Path(value).is_file():
         raise StagingError("E_PACK_SOURCE", f"{value}: no such file", path=str(value), expected="a file", observed="nothing")
     return Source(record, name, value if isinstance(value, bytes) else Path(value))
+
+
+def overlay_digest(base: PackManifest, overrides: Mapping[str, Path | bytes | None]) -> str:
+    "hex64 over a pack and the bytes laid over it: names a variation, so that a folder of variations never mixes two."
+    change = {name: None if value is None else hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else digest_file(value).sha256
+              for name, value in overrides.items()}
+    return hashlib.sha256(canonical_json([base.sha256, change]).encode("ascii")).hexdigest()
 
 # %% ../../nbs/inputs/03_pack.ipynb #6065a070
 def cache_root() -> Path:
@@ -344,6 +343,8 @@ def dev_pack(cache: Path | None = None, merchants: int = 10_000, progress: Progr
             return dest
         except StagingError:
             shutil.rmtree(dest)  # a cache may be thrown away; whoever damaged it will see a fresh build
+    if progress is not None:
+        progress(f"pack: building the development pack of {merchants:,} merchants")
     try:
         build_pack(dest, merchants, reference, policies, progress=progress)
     except StagingError:
