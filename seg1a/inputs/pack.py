@@ -42,7 +42,7 @@ def _checkout() -> Path:
     raise StagingError("E_PACK_SOURCE", "this is no checkout of seg1a: name the folders with --reference and --policies", path=str(Path.cwd()),
                        expected="settings.ini, policies/ and reference/", observed="none of the folders above")
 
-
+# %% ../../nbs/inputs/03_pack.ipynb #8848c8a6
 def default_reference() -> Path:
     "The folder `reference/` of the checkout. Raises `E_PACK_SOURCE` outside one."
     return _checkout() / "reference"
@@ -92,7 +92,7 @@ def _first_source(folders: tuple[Path, ...], name: str, required: bool) -> Path 
             return origin
     return find_source(folders[-1], stem, suffixes, required)
 
-
+# %% ../../nbs/inputs/03_pack.ipynb #9583858d
 def _families(policies: Path, taken: set[str]) -> list[Source]:
     "Files whose name matches a family of the registry and no entry of its own."
     found = []
@@ -144,7 +144,7 @@ def _write_table(source: Source, target: Path) -> None:
         table = _text_table(source.origin)
         write_canonical(target, table.to_batches(), table.schema)
 
-
+# %% ../../nbs/inputs/03_pack.ipynb #48d93c71
 def _text_table(path: Path) -> pa.Table:
     "A CSV file without a contract: every column is text."
     with open(path, "rb") as file:
@@ -165,7 +165,7 @@ def _write_merchants(merchants: int | Path, root: Path, reference: Path, pack_ve
     write_canonical(target, _reported(batches, progress), MERCHANTS)
     return target
 
-
+# %% ../../nbs/inputs/03_pack.ipynb #b694dac3
 def _reported(batches: Iterator[pa.RecordBatch], progress: Progress | None) -> Iterator[pa.RecordBatch]:
     "The batches; each further million of rows is worth a line."
     done = 0
@@ -183,7 +183,7 @@ class _Placed:
     version: str
     licence: str
 
-
+# %% ../../nbs/inputs/03_pack.ipynb #ba8fa802
 def _artefact(root: Path, placed: _Placed) -> PackArtefact:
     "The manifest's entry of a file in the pack."
     r, digest = placed.record, digest_file(placed.path)
@@ -201,7 +201,7 @@ def _write_index(root: Path, artefacts: list[PackArtefact], pack_version: str, c
     (root / CHECKSUMS).write_bytes(text)
     (root / MANIFEST).write_bytes(manifest.to_json())
 
-
+# %% ../../nbs/inputs/03_pack.ipynb #75c4cb45
 def _created_utc(stated: str | None, dates: list[str]) -> str:
     "The time in the manifest, a function of the inputs."
     if stated is not None:
@@ -263,7 +263,7 @@ def _stated_date(source: Source) -> str:
     "The date that a policy states, or an empty text."
     return source_version(source.name, source.bytes(), "")[1] if source.name.endswith(".yaml") else ""
 
-
+# %% ../../nbs/inputs/03_pack.ipynb #f1ac5b87
 def _licences(reference: Path) -> dict[str, str]:
     "Licences by stem from `sources.json` of the reference folder, if it has one."
     path = find_source(reference, "sources", (".json",), required=False)
@@ -306,7 +306,7 @@ def _override(name: str, value: Path | bytes) -> Source:
         raise StagingError("E_PACK_SOURCE", f"{value}: no such file", path=str(value), expected="a file", observed="nothing")
     return Source(record, name, value if isinstance(value, bytes) else Path(value))
 
-
+# %% ../../nbs/inputs/03_pack.ipynb #9ca486b8
 def overlay_digest(base: PackManifest, overrides: Mapping[str, Path | bytes | None]) -> str:
     "hex64 over a pack and the bytes laid over it: names a variation, so that a folder of variations never mixes two."
     change = {name: None if value is None else hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else digest_file(value).sha256
@@ -320,7 +320,7 @@ def cache_root() -> Path:
         return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seg1a"
 
-
+# %% ../../nbs/inputs/03_pack.ipynb #82694526
 def _build_digest(reference: Path, policies: Path, merchants: int) -> str:
     "hex16 of everything that the bytes of a development pack depend on."
     package = Path(seg1a.__file__).resolve().parent

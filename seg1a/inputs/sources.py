@@ -35,7 +35,7 @@ def find_source(folder: Path, stem: str, suffixes: tuple[str, ...] = (".csv", ".
         raise StagingError("E_PACK_SOURCE", f"{folder}: no {wanted}", path=str(folder), expected=wanted, observed="nothing")
     return hits[0] if hits else None
 
-
+# %% ../../nbs/inputs/01_sources.ipynb #a1442175
 def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
@@ -46,7 +46,7 @@ def _value_refused(path: Path, row: int, field: pa.Field, value: object) -> Stag
     return StagingError("E_PACK_TABLE", f"{path.name}: row {row}, column {field.name}: {shown} is not {expected}", path=str(path), row=row,
                         column=field.name, expected=expected, observed=shown)
 
-
+# %% ../../nbs/inputs/01_sources.ipynb #4d53e897
 def _first(mask: pa.Array | pa.ChunkedArray) -> int:
     "Position of the first true value, or -1."
     return pc.index(mask, True).as_py()
@@ -72,7 +72,7 @@ def _typed_text(path: Path, column: pa.Array, field: pa.Field, before: int) -> p
     except pa.ArrowInvalid as error:  # the digits are fine, the value is too large for the type
         raise _overflow(path, values, field, before) from error
 
-
+# %% ../../nbs/inputs/01_sources.ipynb #08b288d9
 def _overflow(path: Path, values: pa.Array, field: pa.Field, before: int) -> StagingError:
     "The refusal of the first integer outside the bounds of its type."
     bits = field.type.bit_width
@@ -97,7 +97,7 @@ def _csv_batches(path: Path, schema: pa.Schema, block_bytes: int) -> Iterator[pa
     except pa.ArrowInvalid as error:
         raise _parse_refused(path, schema, str(error)) from error
 
-
+# %% ../../nbs/inputs/01_sources.ipynb #5bf52478
 def _parse_refused(path: Path, schema: pa.Schema, message: str) -> StagingError:
     "The refusal of a line that is not CSV; the reader counts the header as row 1, this module does not."
     hit = re.search(r"Row #([0-9]+): (.*)", message)
@@ -105,7 +105,7 @@ def _parse_refused(path: Path, schema: pa.Schema, message: str) -> StagingError:
     return StagingError("E_PACK_TABLE", f"{path.name}: {problem}", path=str(path), row=row, column=None, expected=", ".join(schema.names),
                         observed=message)
 
-
+# %% ../../nbs/inputs/01_sources.ipynb #421c3832
 def _csv_header(path: Path) -> list[str]:
     "Names of the first line, a byte order mark (which spreadsheets like to write) left out."
     try:
@@ -115,7 +115,7 @@ def _csv_header(path: Path) -> list[str]:
         raise StagingError("E_PACK_SOURCE", f"{path}: {error}", path=str(path), expected="UTF-8 text", observed=str(error)) from error
     return [name.strip('"') for name in line.rstrip("\r\n").split(",")]
 
-
+# %% ../../nbs/inputs/01_sources.ipynb #f7ced606
 def _check_columns(path: Path, names: list[str], schema: pa.Schema) -> None:
     "Every column of the schema stands exactly once in the table."
     for field in schema:
@@ -136,7 +136,7 @@ def _kind(type_: pa.DataType) -> str:
         return "float"
     return "text" if pa.types.is_string(type_) or pa.types.is_large_string(type_) else str(type_)
 
-
+# %% ../../nbs/inputs/01_sources.ipynb #5cc2dae9
 def _parquet_batches(path: Path, schema: pa.Schema, batch_rows: int) -> Iterator[pa.RecordBatch]:
     "Typed batches of a Parquet file."
     try:
@@ -182,7 +182,7 @@ def read_batches(path: Path, schema: pa.Schema, batch_rows: int = 1 << 18) -> It
         return _csv_batches(path, schema, max(64, batch_rows * 16))
     return _parquet_batches(path, schema, batch_rows)
 
-
+# %% ../../nbs/inputs/01_sources.ipynb #003a1d34
 def read_source(path: Path, schema: pa.Schema) -> pa.Table:
     "The whole table at `path`, as `read_batches` delivers it; same errors."
     return pa.Table.from_batches(read_batches(path, schema), schema)
