@@ -85,6 +85,11 @@ def test_generated_policies_are_what_the_script_makes():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_every_policy_is_explained():
+    text = (POLICIES / "README.md").read_text("utf-8")
+    assert all(f"`{path.name}`" in text for path in POLICIES.iterdir() if path.suffix in (".yaml", ".json"))
+
+
 def test_coefficient_shapes():
     mccs = len(HURDLE["dicts"]["mcc"])
     assert len(HURDLE["beta"]) == 1 + mccs + 2 + 5 and len(HURDLE["beta_mu"]) == 1 + mccs + 2 and len(DISPERSION["beta_phi"]) == 1 + mccs + 2 + 1
