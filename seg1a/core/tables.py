@@ -86,19 +86,24 @@ def _canonical_list(array: pa.ListArray, field: pa.Field) -> pa.ListArray:
     lengths = pc.list_value_length(array).to_numpy(zero_copy_only=False)
     offsets = np.zeros(len(array) + 1, np.int32)
     np.cumsum(lengths, out=offsets[1:])
-    kind = pa.list_(pa.field("element", pa.dictionary(pa.int32(), pa.string()), nullable=field.type.value_field.nullable))
-    return pa.ListArray.from_arrays(pa.array(offsets), _canonical_text(array.flatten()), type=kind)
+    return pa.ListArray.from_arrays(pa.array(offsets), _canonical_text(array.flatten()), type=_stored_type(field.type))
 
 
-def _stored_type(kind: pa.DataType, null_items: bool = False) -> pa.DataType:
+def _stored_type(kind: pa.DataType) -> pa.DataType:
     "The in-memory type that is handed to the Parquet writer for a contract type."
-    if pa.types.is_string(kind):
-        return pa.dictionary(pa.int32(), pa.string())
+    text = pa.dictionary(pa.int32(), pa.string())
     if pa.types.is_list(kind):
-        return pa.list_(pa.field("element", pa.dictionary(pa.int32(), pa.string()), nullable=kind.value_field.nullable))
-    return kind
+        return pa.list_(pa.field("element", text, nullable=kind.value_field.nullable))
+    return text if pa.types.is_string(kind) else kind
 
 # %% ../../nbs/core/14_tables.ipynb #bb7794b5
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    "The contract type that an array's type stands for: a dictionary is its values, a list is judged by its items."
+    if pa.types.is_list(kind):
+        return pa.list_(pa.field("element", _plain_type(kind.value_type), nullable=False))
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
 def _defect(expected: pa.Schema, observed: pa.Schema, closed: bool, nulls: bool) -> tuple[str, str, str] | None:
     "First (column, expected, observed) where an observed schema breaks the contract, or None; dictionaries count as their values."
     names = observed.names
@@ -106,11 +111,7 @@ def _defect(expected: pa.Schema, observed: pa.Schema, closed: bool, nulls: bool)
         if names.count(field.name) != 1:
             return field.name, "one column", f"{names.count(field.name)} columns"
         found = observed.field(field.name)
-        kind = found.type.value_type if pa.types.is_dictionary(found.type) else found.type
-        if pa.types.is_list(kind):
-            item = kind.value_type
-            kind = pa.list_(pa.field("element", item.value_type if pa.types.is_dictionary(item) else item, nullable=False))
-        if kind != field.type:
+        if _plain_type(found.type) != field.type:
             return field.name, str(field.type), str(found.type)
         if nulls and found.nullable != field.nullable:
             return field.name, "nullable" if field.nullable else "required", "nullable" if found.nullable else "required"
@@ -118,7 +119,7 @@ def _defect(expected: pa.Schema, observed: pa.Schema, closed: bool, nulls: bool)
         return next((n for n in names if n not in expected.names), names[0]), str(expected.names), str(names)
     return None
 
-
+# %% ../../nbs/core/14_tables.ipynb #cb9f1ec8
 def _refuse(code: str, dataset_id: str, what: str, defect: tuple[str, str, str], path: str | None = None) -> Seg1aError:
     "The error that names a column's defect."
     field, expected, observed = defect
@@ -144,7 +145,7 @@ def table_of(dataset_id: str, columns: Mapping[str, Any]) -> pa.Table:
     arrays = [_column(dataset_id, field, columns[field.name], n if field.name in single else None) for field in schema]
     return pa.table(arrays, names=schema.names)
 
-
+# %% ../../nbs/core/14_tables.ipynb #15fad434
 def _column(dataset_id: str, field: pa.Field, value: Any, repeat: int | None) -> pa.Array:
     "One column in its contract type; `repeat` is the number of rows of a single value."
     try:
@@ -158,6 +159,34 @@ def _column(dataset_id: str, field: pa.Field, value: Any, repeat: int | None) ->
         return pa.repeat(pa.scalar(value, type=field.type), repeat)
     except (pa.ArrowException, OverflowError) as error:
         raise _refuse("E_TABLE_SCHEMA", dataset_id, "given", (field.name, str(field.type), str(error)[:200])) from error
+
+# %% ../../nbs/core/14_tables.ipynb #1f0dbc12
+def _writer(file: _HashingFile, schema: pa.Schema) -> pq.ParquetWriter:
+    "A Parquet writer of a contract schema onto a hashing file, with the settings that all tables share."
+    stored = pa.schema([pa.field(f.name, _stored_type(f.type), f.nullable) for f in schema])
+    return pq.ParquetWriter(pa.PythonFile(file, mode="w"), stored, version="2.6", compression="zstd", compression_level=3,
+                            use_dictionary=True, store_schema=False, write_statistics=True)
+
+# %% ../../nbs/core/14_tables.ipynb #161368ed
+def _stored_column(dataset_id: str, field: pa.Field, array: pa.ChunkedArray | pa.Array) -> pa.Array:
+    "One column as it is stored; nulls in a required column, or inside a list, are refused."
+    array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    items = array.flatten() if pa.types.is_list(array.type) else None
+    if (array.null_count and not field.nullable) or (items is not None and items.null_count):
+        raise _refuse("E_TABLE_SCHEMA", dataset_id, "written", (field.name, "no null", "a null"))
+    if items is not None:
+        return _canonical_list(array, field)
+    return _canonical_text(array) if pa.types.is_string(field.type) else array
+
+
+def _stored_columns(dataset_id: str, schema: pa.Schema, batch: pa.Table | pa.RecordBatch) -> list[pa.Array]:
+    "The columns of a batch in contract order, as they are stored; E_TABLE_SCHEMA if they are not the contract's."
+    defect = _defect(schema, batch.schema, closed=False, nulls=False)
+    if defect is None and batch.num_columns != len(schema):
+        defect = ("*", str(schema.names), str(batch.schema.names))
+    if defect:
+        raise _refuse("E_TABLE_SCHEMA", dataset_id, "written", defect)
+    return [_stored_column(dataset_id, field, batch.column(field.name)) for field in schema]
 
 # %% ../../nbs/core/14_tables.ipynb #114dc064
 class TableSink:
@@ -175,37 +204,19 @@ class TableSink:
         self._replace = replace
 
     def __enter__(self) -> "TableSink":
-        stored = pa.schema([pa.field(f.name, _stored_type(f.type), f.nullable) for f in self.schema])
         with ExitStack() as stack:
             temporary = stack.enter_context(staged(self.path, replace=self._replace))
             self._file = stack.enter_context(_HashingFile(temporary))
-            self._writer = stack.enter_context(pq.ParquetWriter(
-                pa.PythonFile(self._file, mode="w"), stored, version="2.6", compression="zstd", compression_level=3,
-                use_dictionary=True, store_schema=False, write_statistics=True))
+            self._writer = stack.enter_context(_writer(self._file, self.schema))
             self._stack = stack.pop_all()
         return self
 
     def write(self, batch: pa.Table | pa.RecordBatch) -> None:
         "Append the rows of `batch` (contract columns, any order) as one row group; no rows, no row group."
-        table = pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch
-        defect = _defect(self.schema, table.schema, closed=False, nulls=False)
-        if defect or table.num_columns != len(self.schema):
-            raise _refuse("E_TABLE_SCHEMA", self.dataset_id, "written", defect or ("*", str(self.schema.names), str(table.column_names)))
-        if table.num_rows:
-            stored = self._writer.schema
-            columns = [self._stored(field, table[field.name].combine_chunks()) for field in self.schema]
-            self._writer.write_table(pa.table(columns, schema=stored), row_group_size=table.num_rows)
-            self.rows += table.num_rows
-
-    def _stored(self, field: pa.Field, array: pa.Array) -> pa.Array:
-        "A column as it is stored; nulls in a required column are refused."
-        array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
-        inner = array.flatten() if pa.types.is_list(array.type) else None
-        if (array.null_count and not field.nullable) or (inner is not None and inner.null_count):
-            raise _refuse("E_TABLE_SCHEMA", self.dataset_id, "written", (field.name, "no null", "a null"))
-        if inner is not None:
-            return _canonical_list(array, field)
-        return _canonical_text(array) if pa.types.is_string(field.type) else array
+        columns = _stored_columns(self.dataset_id, self.schema, batch)
+        if batch.num_rows:
+            self._writer.write_table(pa.table(columns, schema=self._writer.schema), row_group_size=batch.num_rows)
+            self.rows += batch.num_rows
 
     def __exit__(self, kind, error, trace) -> None:
         self._stack.__exit__(kind, error, trace)
@@ -233,7 +244,7 @@ def _open_table(path: Path, dataset_id: str, code: str, dictionary: bool) -> pq.
         raise _refuse(code, dataset_id, "stored", defect, str(path))
     return file
 
-
+# %% ../../nbs/core/14_tables.ipynb #df94d6c1
 def _unreadable(dataset_id: str, path: Path, error: Exception) -> Seg1aError:
     "What a damaged file becomes: a code and the library's reason on one line."
     reason = " ".join(str(error).split())[:300]
@@ -262,12 +273,12 @@ def read_parquet(path: Path, dataset_id: str, columns: Iterable[str] | None = No
                 raise _refuse(code, dataset_id, "stored", (empty, "no null", f"a null in row group {group}"), str(path))
             yield table.replace_schema_metadata(None)
 
-
+# %% ../../nbs/core/14_tables.ipynb #6669893b
 def read_row_groups(run: Run, dataset_id: str, columns: Iterable[str] | None = None, dictionary: bool = False) -> Iterator[pa.Table]:
     "The row groups (shards that have rows) of a table of a run, in file order; checks and errors as `read_parquet`."
     return read_parquet(run.path(dataset_id), dataset_id, columns, dictionary=dictionary)
 
-# %% ../../nbs/core/14_tables.ipynb #7435983e
+
 def read_table(run: Run, dataset_id: str, columns: Iterable[str] | None = None) -> pa.Table:
     "A whole table of a run, in file order, with the contract's types; checks and errors as `read_parquet`."
     schema = contracts().arrow_schema(dataset_id)
@@ -307,7 +318,7 @@ def publish_outputs(run: Run, state: int, records: Iterable[OutputRecord]) -> Pa
         temporary.write_bytes(canonical_json(rows).encode("ascii") + b"\n")
     return path
 
-
+# %% ../../nbs/core/14_tables.ipynb #2d858573
 def read_outputs(run: Run, state: int) -> list[OutputRecord]:
     "The output records of a state; E_BUNDLE_INCOMPLETE when the list is missing or malformed."
     path = run.path("state_outputs", state=state)
@@ -329,7 +340,7 @@ class MerchantAbort:
     reason: str
     detail: Mapping[str, Any] | None = None
 
-
+# %% ../../nbs/core/14_tables.ipynb #ec02018d
 def read_aborts(run: Run, state: str | None = None) -> list[MerchantAbort]:
     "The merchants given up so far, by id, of one state or of all; an absent log means none."
     if not run.path("merchant_abort_log").exists():
