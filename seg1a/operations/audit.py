@@ -6,7 +6,7 @@
 __all__ = ['KEPT_MIME', 'KERNEL_ENVIRONMENT', 'clean_text', 'canonical_notebook', 'local_places', 'run_notebook_path',
            'declared_parameters', 'check_parameters', 'StateKernel', 'start_kernel', 'execute_notebook']
 
-# %% ../../nbs/operations/00_audit.ipynb #08fda520
+# %% ../../nbs/operations/00_audit.ipynb #6ef9e7de
 import hashlib
 import json
 import os
@@ -20,13 +20,13 @@ from pathlib import Path
 
 from ..core.errors import Seg1aError
 
-# %% ../../nbs/operations/00_audit.ipynb #05d3e8a4
+# %% ../../nbs/operations/00_audit.ipynb #ad7439b3
 KEPT_MIME = ("application/json", "image/png", "image/svg+xml", "text/html", "text/latex", "text/markdown", "text/plain")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _ADDRESS = re.compile(r"\b0x[0-9a-f]{6,16}\b(?=>)")
 _KERNEL_FILE = re.compile(r"\S*ipykernel_\d+\S*")
 
-# %% ../../nbs/operations/00_audit.ipynb #1d15fd63
+# %% ../../nbs/operations/00_audit.ipynb #eecaaf2c
 def clean_text(text: str, places: dict[str, str]) -> str:
     """Text without what depends on machine or moment: ANSI codes, overwritten lines, addresses, local paths.
 
@@ -40,7 +40,7 @@ def clean_text(text: str, places: dict[str, str]) -> str:
             text = re.sub(re.escape(path) + r"(?![\w.-])", places[path], text)
     return text
 
-# %% ../../nbs/operations/00_audit.ipynb #2c7900c4
+# %% ../../nbs/operations/00_audit.ipynb #417ba35f
 def _canonical_output(output: dict, places: dict[str, str]) -> dict | None:
     """One output in canonical form, or None when it is not evidence."""
     kind = output["output_type"]
@@ -58,7 +58,7 @@ def _joined(value):
     """nbformat allows text as a list of lines."""
     return "".join(value) if isinstance(value, list) else value
 
-# %% ../../nbs/operations/00_audit.ipynb #b8fd5d81
+# %% ../../nbs/operations/00_audit.ipynb #e1b0624f
 def _canonical_outputs(outputs: list[dict], places: dict[str, str]) -> list[dict]:
     """All outputs of a cell: neighbouring stdout joined before it is cleaned, so that a cut line does not matter."""
     kept: list[dict] = []
@@ -75,7 +75,7 @@ def _canonical_outputs(outputs: list[dict], places: dict[str, str]) -> list[dict
             output["text"] = clean_text(output["text"], places)
     return kept
 
-# %% ../../nbs/operations/00_audit.ipynb #88552074
+# %% ../../nbs/operations/00_audit.ipynb #d3aa4bad
 def canonical_notebook(notebook: dict, places: dict[str, str]) -> bytes:
     """The sealed form of an executed notebook: sorted JSON, indent 1, LF; a pure function of source and evidence."""
     cells = []
@@ -90,7 +90,7 @@ def canonical_notebook(notebook: dict, places: dict[str, str]) -> bytes:
     document = {"cells": cells, "metadata": {"language_info": {"name": "python"}}, "nbformat": 4, "nbformat_minor": 5}
     return (json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
-# %% ../../nbs/operations/00_audit.ipynb #99b2df23
+# %% ../../nbs/operations/00_audit.ipynb #7455740a
 def local_places(**named: str | os.PathLike) -> dict[str, str]:
     """Absolute path -> `{placeholder}` for the named paths, as given and resolved, and for the machine's own folders."""
     machine = {"python": sys.prefix, "base_python": sys.base_prefix, "package": Path(__file__).parent.parent, "home": Path.home(), "cwd": Path.cwd()}
@@ -100,12 +100,12 @@ def local_places(**named: str | os.PathLike) -> dict[str, str]:
             places[form] = "{" + name + "}"
     return places
 
-# %% ../../nbs/operations/00_audit.ipynb #319753f7
+# %% ../../nbs/operations/00_audit.ipynb #477d3e6a
 def run_notebook_path(state: int) -> Path:
     """The shipped run notebook of a state 0..4."""
     return Path(str(resources.files("seg1a") / "runs" / f"s{state}.ipynb"))
 
-# %% ../../nbs/operations/00_audit.ipynb #abc71c7e
+# %% ../../nbs/operations/00_audit.ipynb #ad90d374
 _TYPES = {"str": str, "int": int, "bool": bool, "float": float}
 
 
@@ -116,7 +116,7 @@ def declared_parameters(notebook: Path) -> dict[str, str]:
     pattern = re.compile(r"^(\w+)\s*:\s*(\w+)\s*=", re.MULTILINE)
     return dict(match for source in sources for match in pattern.findall(source))
 
-# %% ../../nbs/operations/00_audit.ipynb #7fe875be
+# %% ../../nbs/operations/00_audit.ipynb #8c0a6773
 def check_parameters(notebook: Path, parameters: dict) -> None:
     """Raise E_NOTEBOOK_PARAMETER unless names and types are exactly those that the notebook declares."""
     declared = declared_parameters(notebook)
@@ -128,11 +128,11 @@ def check_parameters(notebook: Path, parameters: dict) -> None:
             raise Seg1aError("E_NOTEBOOK_PARAMETER", f"parameter {name!r} of {notebook.name} must be {declared[name]}, got {parameters[name]!r}",
                              notebook=notebook.name, name=name, expected=declared[name])
 
-# %% ../../nbs/operations/00_audit.ipynb #6be4de6f
+# %% ../../nbs/operations/00_audit.ipynb #10318ec2
 KERNEL_ENVIRONMENT = {"PYTHONHASHSEED": "0", "TZ": "UTC", "LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1", "COLUMNS": "120", "MPLBACKEND": "agg", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 _UNWANTED = ("PYTHONSTARTUP", "JUPYTER_CONFIG_DIR", "JPY_PARENT_PID")
 
-# %% ../../nbs/operations/00_audit.ipynb #39a5a3d0
+# %% ../../nbs/operations/00_audit.ipynb #010bcbf3
 @dataclass(frozen=True)
 class StateKernel:
     """A started kernel: its manager and its private folder for sockets."""
@@ -149,9 +149,12 @@ class StateKernel:
         run_sync(self.manager.cleanup_resources)()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-# %% ../../nbs/operations/00_audit.ipynb #b3e46ab0
-def start_kernel(module: str, workers: int) -> StateKernel:
-    """Start a kernel over ipc that imports `module` (e.g. "seg1a.states.s1_hurdle") at once; returns without waiting."""
+# %% ../../nbs/operations/00_audit.ipynb #d3171ff3
+def start_kernel(module: str, environment: dict[str, str]) -> StateKernel:
+    """Start a kernel over ipc that imports `module` (e.g. "seg1a.states.s1_hurdle") at once; returns without waiting.
+
+    `environment` is laid over this process's, KERNEL_ENVIRONMENT over both.
+    """
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
     from jupyter_core.utils import run_sync
@@ -160,12 +163,11 @@ def start_kernel(module: str, workers: int) -> StateKernel:
     manager = AsyncKernelManager(transport="ipc", connection_file=str(folder / "k.json"), ip=str(folder / "k"))
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", f"--IPKernelApp.exec_lines=import {module}"]
     manager._kernel_spec = KernelSpec(argv=command, display_name="python3", language="python")
-    environment = {name: value for name, value in os.environ.items() if name not in _UNWANTED}
-    environment |= KERNEL_ENVIRONMENT | {"IPYTHONDIR": str(folder), "SEG1A_WORKERS": str(workers)}
-    run_sync(manager.start_kernel)(env=environment, cwd=str(folder))
+    inherited = {name: value for name, value in os.environ.items() if name not in _UNWANTED}
+    run_sync(manager.start_kernel)(env=inherited | environment | KERNEL_ENVIRONMENT | {"IPYTHONDIR": str(folder)}, cwd=str(folder))
     return StateKernel(manager, folder)
 
-# %% ../../nbs/operations/00_audit.ipynb #50aaf7c9
+# %% ../../nbs/operations/00_audit.ipynb #9f6297fe
 def _engine(kernel: StateKernel):
     """A papermill engine bound to a started kernel."""
     from papermill.clientwrap import PapermillNotebookClient
@@ -179,7 +181,7 @@ def _engine(kernel: StateKernel):
 
     return StartedKernelEngine
 
-# %% ../../nbs/operations/00_audit.ipynb #8db7e8f0
+# %% ../../nbs/operations/00_audit.ipynb #db812190
 def execute_notebook(notebook: Path, parameters: dict, kernel: StateKernel, raw: Path, timeout: float | None = None) -> dict:
     """Execute `notebook` in `kernel` and write the raw result to `raw`; returns the executed notebook as a dict.
 

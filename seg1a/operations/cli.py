@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['build_parser', 'default_commit', 'run_command', 'verify_command', 'pack_command', 'main']
 
-# %% ../../nbs/operations/03_cli.ipynb #83587125
+# %% ../../nbs/operations/03_cli.ipynb #184b2baf
 import argparse
 import json
 import os
@@ -18,7 +18,7 @@ from pathlib import Path
 from .. import __version__
 from ..core.errors import Seg1aError, UsageError
 
-# %% ../../nbs/operations/03_cli.ipynb #bbb2222a
+# %% ../../nbs/operations/03_cli.ipynb #2ecda78a
 def _u64(text: str) -> int:
     """An unsigned 64-bit integer in decimal."""
     if not re.fullmatch(r"[0-9]{1,20}", text) or int(text) >= 1 << 64:
@@ -34,7 +34,7 @@ def _hex(*lengths: int):
         return text.lower()
     return read
 
-# %% ../../nbs/operations/03_cli.ipynb #827f7642
+# %% ../../nbs/operations/03_cli.ipynb #f25c5b73
 def _positive(text: str) -> int:
     """An integer of at least 1."""
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
@@ -49,7 +49,7 @@ def _named_path(text: str) -> tuple[str, Path]:
         raise argparse.ArgumentTypeError(f"expected NAME=PATH with the canonical file name, got {text!r}")
     return name, Path(path)
 
-# %% ../../nbs/operations/03_cli.ipynb #7022cd58
+# %% ../../nbs/operations/03_cli.ipynb #b61cdb47
 class _Parser(argparse.ArgumentParser):
     """argparse whose refusals carry a code and end in status 2."""
 
@@ -72,7 +72,7 @@ def _run_flags(parser: argparse.ArgumentParser) -> None:
         outcome.add_argument(f"--no-validate-s{state}", dest=f"validate_s{state}", action="store_false", help=f"emergency replays: skip the validator of S{state}; the gate is then WITHHELD")
     outcome.add_argument("--no-notebooks", dest="notebooks", action="store_false", help="run the states in this process; the bundle then holds no audit notebooks")
 
-# %% ../../nbs/operations/03_cli.ipynb #1682797e
+# %% ../../nbs/operations/03_cli.ipynb #78e03f59
 _TABLE_FLAGS = {
     "merchant_table": "transaction_schema_merchant_ids.parquet", "iso_table": "iso3166.parquet", "gdp_table": "gdp.parquet", "bucket_table": "gdp_bucket_map.parquet",
     "validation_policy": "validation_policy.yaml", "numeric_policy": "numeric_policy.json", "math_profile": "math_profile_manifest.json", "s4_features": "crossborder_features.parquet",
@@ -88,7 +88,7 @@ def _input_flags(parser: argparse.ArgumentParser) -> None:
     inputs.add_argument("--param", type=_named_path, action="append", default=[], metavar="NAME=PATH", help="use PATH as the governed parameter file NAME; repeatable")
     inputs.add_argument("--artefact-version", metavar="TEXT", help="stop unless the pack has this version")
 
-# %% ../../nbs/operations/03_cli.ipynb #a0b160b1
+# %% ../../nbs/operations/03_cli.ipynb #dd88ab9d
 def _place_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `seg1a run` that say how and where; no sealed byte depends on them."""
     place = parser.add_argument_group("how and where (no sealed byte depends on these)")
@@ -99,7 +99,7 @@ def _place_flags(parser: argparse.ArgumentParser) -> None:
     place.add_argument("--result-json", type=Path, metavar="PATH", help="also write the JSON summary here (it is always in the run root)")
     place.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
-# %% ../../nbs/operations/03_cli.ipynb #22186dc1
+# %% ../../nbs/operations/03_cli.ipynb #535d737c
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line of seg1a."""
     parser = _Parser(prog="seg1a", description="A deterministic, governed engine that turns a sealed pack into a merchant-and-outlet universe, proves it, and replays it bit for bit.")
@@ -116,7 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
     _pack_commands(commands.add_parser("pack", help="build and verify artefact packs"), shared)
     return parser
 
-# %% ../../nbs/operations/03_cli.ipynb #50b476ea
+# %% ../../nbs/operations/03_cli.ipynb #bd00169b
 def _pack_commands(parser: argparse.ArgumentParser, shared: argparse.ArgumentParser) -> None:
     """`seg1a pack build` and `seg1a pack verify`."""
     commands = parser.add_subparsers(dest="pack_command", required=True, metavar="COMMAND", parser_class=_Parser)
@@ -130,7 +130,7 @@ def _pack_commands(parser: argparse.ArgumentParser, shared: argparse.ArgumentPar
     verify = commands.add_parser("verify", parents=[shared], help="check every file, size and digest of a pack")
     verify.add_argument("pack", type=Path, help="pack folder")
 
-# %% ../../nbs/operations/03_cli.ipynb #30d76a0b
+# %% ../../nbs/operations/03_cli.ipynb #adcf4bc7
 def default_commit() -> str:
     """HEAD of the checkout that holds this package, else the 64-hex digest of the package's code."""
     package = Path(__file__).resolve().parent.parent
@@ -142,7 +142,7 @@ def default_commit() -> str:
 
     return code_digest()
 
-# %% ../../nbs/operations/03_cli.ipynb #e8eac719
+# %% ../../nbs/operations/03_cli.ipynb #10e57f5c
 def _check_run_arguments(arguments: argparse.Namespace) -> None:
     """Refuse what flags alone can show to be wrong (UsageError; ERR_S3_PRECONDITION for the lanes)."""
     if arguments.s3_sequencing and not arguments.s3_integerisation:
@@ -158,21 +158,27 @@ def _check_run_arguments(arguments: argparse.Namespace) -> None:
     if arguments.output_dir.exists() and not arguments.output_dir.is_dir():
         raise UsageError("E_USAGE", f"--output-dir {arguments.output_dir} is not a folder")
 
-# %% ../../nbs/operations/03_cli.ipynb #703a4bc2
+# %% ../../nbs/operations/03_cli.ipynb #5202ee36
+def _stderr_progress(quiet: bool):
+    """A callable that prints a line of progress to stderr, or says nothing."""
+    return (lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr, flush=True))
+
+# %% ../../nbs/operations/03_cli.ipynb #3f8c27f8
 def _pack_for(arguments: argparse.Namespace, progress) -> Path:
     """The verified pack that the run uses: as given, or the dev pack, or either with files laid over it."""
-    from seg1a.inputs.pack import dev_pack, overlay_pack, verify_pack
+    from seg1a.inputs.manifest import verify_pack
+    from seg1a.inputs.pack import dev_pack, overlay_digest, overlay_pack
 
     pack = arguments.pack if arguments.pack is not None else dev_pack(progress=progress)
-    manifest = verify_pack(pack)
+    manifest = verify_pack(pack, progress=progress)
     if arguments.artefact_version not in (None, manifest.pack_version):
         raise UsageError("E_USAGE", f"--artefact-version is {arguments.artefact_version!r}, the pack's version is {manifest.pack_version!r}")
     overrides = {name: getattr(arguments, flag) for flag, name in _TABLE_FLAGS.items() if getattr(arguments, flag) is not None} | dict(arguments.param)
     if not overrides:
         return pack
-    return overlay_pack(pack, overrides, arguments.output_dir / "packs")
+    return overlay_pack(pack, overrides, arguments.output_dir / "packs" / overlay_digest(manifest, overrides)[:16])
 
-# %% ../../nbs/operations/03_cli.ipynb #17aae715
+# %% ../../nbs/operations/03_cli.ipynb #3af002b0
 def _request(arguments: argparse.Namespace, pack: Path, command_line: list[str]):
     """The request that the flags make."""
     from seg1a.core.run import Options
@@ -192,11 +198,11 @@ def _request(arguments: argparse.Namespace, pack: Path, command_line: list[str])
         expect_manifest_fingerprint=arguments.expect_manifest_fingerprint, state_timeout=arguments.state_timeout, command_line=tuple(command_line),
     )
 
-# %% ../../nbs/operations/03_cli.ipynb #40de97c6
+# %% ../../nbs/operations/03_cli.ipynb #66be81af
 def run_command(arguments: argparse.Namespace, command_line: list[str]) -> int:
     """`seg1a run`."""
     _check_run_arguments(arguments)
-    progress = (lambda line: None) if arguments.quiet else (lambda line: print(line, file=sys.stderr, flush=True))
+    progress = _stderr_progress(arguments.quiet)
     request = _request(arguments, _pack_for(arguments, progress), command_line)
     from seg1a.operations.pipeline import run_pipeline
 
@@ -217,7 +223,7 @@ def run_command(arguments: argparse.Namespace, command_line: list[str]) -> int:
         print(f"FAIL {failure['code']} {message}")
     return summary["run"]["exit_code"]
 
-# %% ../../nbs/operations/03_cli.ipynb #00609489
+# %% ../../nbs/operations/03_cli.ipynb #3192b8bc
 def verify_command(arguments: argparse.Namespace) -> int:
     """`seg1a verify ROOT`: exit 0 for PASS, 1 for anything else."""
     from seg1a.core.gates import verify_bundle
@@ -235,24 +241,24 @@ def verify_command(arguments: argparse.Namespace) -> int:
     print(f"PASS {arguments.root}" if verdict.passed else f"FAIL E_VERIFY_FAILED {len(verdict.problems)} problems in {arguments.root}")
     return 0 if verdict.passed else 1
 
-# %% ../../nbs/operations/03_cli.ipynb #474306cd
+# %% ../../nbs/operations/03_cli.ipynb #9aa9858f
 def pack_command(arguments: argparse.Namespace) -> int:
     """`seg1a pack build` and `seg1a pack verify`."""
-    from seg1a.inputs.pack import build_pack, default_policies, default_reference, verify_pack
+    from seg1a.inputs.manifest import verify_pack
+    from seg1a.inputs.pack import build_pack, default_policies, default_reference
 
     if arguments.pack_command == "verify":
         manifest, place = verify_pack(arguments.pack), arguments.pack
     else:
         merchants = int(arguments.merchants) if re.fullmatch(r"[0-9]{1,12}", arguments.merchants) else Path(arguments.merchants)
-        progress = None if arguments.quiet else (lambda line: print(line, file=sys.stderr, flush=True))
-        build_pack(arguments.dest, merchants, arguments.reference or default_reference(), arguments.policies or default_policies(), arguments.pack_version, progress=progress)
+        build_pack(arguments.dest, merchants, arguments.reference or default_reference(), arguments.policies or default_policies(), arguments.pack_version, progress=_stderr_progress(arguments.quiet))
         manifest, place = verify_pack(arguments.dest), arguments.dest
     if arguments.json:
         print(json.dumps({"pack": str(place), "pack_version": manifest.pack_version, "files": len(manifest.artefacts), "checksums_sha256": manifest.checksums_sha256}, sort_keys=True))
     print(f"{'VERIFIED' if arguments.pack_command == 'verify' else 'BUILT'} {place}")
     return 0
 
-# %% ../../nbs/operations/03_cli.ipynb #d531a0d9
+# %% ../../nbs/operations/03_cli.ipynb #2590e5ee
 def main(command_line: list[str] | None = None) -> int:
     """The console script: parse, dispatch, turn a refusal into one line and an exit status."""
     command_line = sys.argv[1:] if command_line is None else command_line

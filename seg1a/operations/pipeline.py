@@ -6,7 +6,7 @@
 __all__ = ['STATE_MODULES', 'STATE_TITLES', 'Progress', 'RunRequest', 'state_function', 'Execution', 'read_summary',
            'build_summary', 'write_telemetry', 'run_pipeline', 'point_latest']
 
-# %% ../../nbs/operations/02_pipeline.ipynb #e5fb9561
+# %% ../../nbs/operations/02_pipeline.ipynb #af8d0ec7
 import importlib
 import json
 import os
@@ -25,7 +25,7 @@ from ..core.errors import Seg1aError
 from ..core.run import Lineage, Options, Run, atomic_bytes, failure_path, open_run, record_failure, unsealed_lineage
 from ..core.shards import worker_count
 
-# %% ../../nbs/operations/02_pipeline.ipynb #340c848d
+# %% ../../nbs/operations/02_pipeline.ipynb #6ec0ef1f
 @dataclass(frozen=True)
 class RunRequest:
     """One run, as asked for. `seed` and `start_time_ns` are u64; `pack` is a verified pack folder."""
@@ -42,6 +42,10 @@ class RunRequest:
     state_timeout: float | None = None
     command_line: tuple[str, ...] = ()
 
+    def environment(self) -> dict[str, str]:
+        """How and where, for the states: what no notebook parameter may carry, because it must not be sealed."""
+        return {"SEG1A_WORKERS": str(self.workers), "SEG1A_S4_VALIDATION_OUTPUT": self.options.s4_validation_output or ""}
+
     def for_s0(self, handoff: Path) -> dict:
         """The JSON document that S0 reads."""
         return {
@@ -50,7 +54,7 @@ class RunRequest:
             "expect_parameter_hash": self.expect_parameter_hash, "expect_manifest_fingerprint": self.expect_manifest_fingerprint, "handoff": str(handoff),
         }
 
-# %% ../../nbs/operations/02_pipeline.ipynb #4fce4a14
+# %% ../../nbs/operations/02_pipeline.ipynb #871551e4
 STATE_MODULES = ("seg1a.states.s0_foundations", "seg1a.states.s1_hurdle", "seg1a.states.s2_nb_outlets", "seg1a.states.s3_crossborder", "seg1a.states.s4_ztp")
 STATE_TITLES = ("foundations and sealing", "hurdle", "outlet counts", "cross-border universe", "foreign targets")
 Progress = Callable[[str], None]
@@ -60,7 +64,7 @@ def state_function(state: int) -> Callable:
     """`run_sN` of a state 0..4."""
     return getattr(importlib.import_module(STATE_MODULES[state]), f"run_s{state}")
 
-# %% ../../nbs/operations/02_pipeline.ipynb #fd33bd3e
+# %% ../../nbs/operations/02_pipeline.ipynb #6e530a21
 @dataclass
 class Execution:
     """The progress of one run."""
@@ -87,7 +91,7 @@ class Execution:
         """The run as its states see it."""
         return open_run(self.root, self.request.pack, self.request.workers)
 
-# %% ../../nbs/operations/02_pipeline.ipynb #a3904477
+# %% ../../nbs/operations/02_pipeline.ipynb #39b4d5aa
 def _parameters(execution: Execution, state: int) -> dict[str, str]:
     """What the run notebook of a state is given."""
     if state == 0:
@@ -96,7 +100,7 @@ def _parameters(execution: Execution, state: int) -> dict[str, str]:
         return {"request": str(path)}
     return {"root": str(execution.root.absolute()), "pack": str(execution.request.pack.absolute())}
 
-# %% ../../nbs/operations/02_pipeline.ipynb #7c6e82fc
+# %% ../../nbs/operations/02_pipeline.ipynb #c61a60bc
 def _in_notebook(execution: Execution, state: int) -> None:
     """Execute the run notebook of a state; keep the canonical form, file the raw one under telemetry."""
     from seg1a.operations.audit import canonical_notebook, execute_notebook, local_places, run_notebook_path
@@ -121,13 +125,13 @@ def _start(execution: Execution, state: int):
     """A kernel that already imports the module of its state."""
     from seg1a.operations.audit import start_kernel
 
-    return start_kernel(STATE_MODULES[state], execution.request.workers)
+    return start_kernel(STATE_MODULES[state], execution.request.environment())
 
-# %% ../../nbs/operations/02_pipeline.ipynb #72ff6186
+# %% ../../nbs/operations/02_pipeline.ipynb #e007f620
 def _in_process(execution: Execution, state: int) -> None:
     """Run a state in this process; the bundle then holds no notebook of it."""
     parameters = _parameters(execution, state)
-    os.environ["SEG1A_WORKERS"] = str(execution.request.workers)
+    os.environ.update(execution.request.environment())
     try:
         if state == 0:
             state_function(0)(parameters["request"])
@@ -136,7 +140,7 @@ def _in_process(execution: Execution, state: int) -> None:
     finally:
         execution.learn_root()
 
-# %% ../../nbs/operations/02_pipeline.ipynb #2a649540
+# %% ../../nbs/operations/02_pipeline.ipynb #8ec0c6a8
 def _run_state(execution: Execution, state: int) -> None:
     """One state, from its start to its progress line."""
     execution.progress(f"S{state} {STATE_TITLES[state]} …")
@@ -159,7 +163,7 @@ def read_summary(run: Run, state: int) -> dict:
         raise Seg1aError("E_BUNDLE_INCOMPLETE", f"S{state} left no summary", path=run.relative(path))
     return read_json(path.read_bytes(), path.name)
 
-# %% ../../nbs/operations/02_pipeline.ipynb #5e128f23
+# %% ../../nbs/operations/02_pipeline.ipynb #9ec7f053
 def _failure(execution: Execution, error: Seg1aError, state: str) -> dict:
     """The failure record of the run: the first one written, or this error's."""
     request = execution.request
@@ -185,7 +189,7 @@ def _lineage_of(root: Path, request: RunRequest) -> Lineage:
         return Lineage(known["seed"], known["parameter_hash"], known["manifest_fingerprint"], known["run_id"], known["ts_utc"])
     return unsealed_lineage(request.seed, request.start_time_ns)
 
-# %% ../../nbs/operations/02_pipeline.ipynb #d4c825b0
+# %% ../../nbs/operations/02_pipeline.ipynb #01e84b51
 def build_summary(execution: Execution, failure: dict | None, gate: dict) -> dict:
     """The JSON summary of a run (operations §4), from what lies on disk."""
     request, root = execution.request, execution.root
@@ -218,7 +222,7 @@ def _state_summary(execution: Execution, state: int) -> dict | None:
     except Seg1aError:
         return None
 
-# %% ../../nbs/operations/02_pipeline.ipynb #5e57b1b9
+# %% ../../nbs/operations/02_pipeline.ipynb #20dbfc08
 def write_telemetry(execution: Execution) -> None:
     """`logs/telemetry/execution_stamp.json` and `run_environ.json`: host facts, never sealed (R3, R19)."""
     folder = execution.root / "logs" / "telemetry"
@@ -227,7 +231,7 @@ def write_telemetry(execution: Execution) -> None:
     for name, document in (("run_environ.json", environ), ("execution_stamp.json", stamp)):
         atomic_bytes(folder / name, pretty_json(document), replace=True)
 
-# %% ../../nbs/operations/02_pipeline.ipynb #fe606dc2
+# %% ../../nbs/operations/02_pipeline.ipynb #a10dd38d
 def run_pipeline(request: RunRequest, progress: Progress = lambda line: None) -> dict:
     """Run S0 to S4 and seal; returns the summary, which is also in `run_summary.json` of the run root.
 
@@ -257,7 +261,7 @@ def run_pipeline(request: RunRequest, progress: Progress = lambda line: None) ->
         gate["reasons"] = [f"{failure['state']}: {failure['error_code']}"]
     return _finish(execution, failure, gate)
 
-# %% ../../nbs/operations/02_pipeline.ipynb #95d93b95
+# %% ../../nbs/operations/02_pipeline.ipynb #552e7667
 def _seal(execution: Execution) -> dict:
     """Seal the bundle and point `latest` at a run that passed."""
     from seg1a.operations.seal import seal
@@ -278,7 +282,7 @@ def _finish(execution: Execution, failure: dict | None, gate: dict) -> dict:
     atomic_bytes(execution.root / "run_summary.json", pretty_json(summary), replace=True)
     return summary
 
-# %% ../../nbs/operations/02_pipeline.ipynb #7193554a
+# %% ../../nbs/operations/02_pipeline.ipynb #b4846827
 def point_latest(output_dir: Path, root: Path) -> None:
     """Make `<output_dir>/latest` a relative symlink to `root`, in one rename."""
     temporary = output_dir / f"_tmp.latest.{os.getpid()}"
