@@ -219,6 +219,15 @@ def test_a_state_skipped_in_the_summary_is_no_pass(copy):
     assert kinds(copy) == {"verdict"}
 
 
+@pytest.mark.parametrize("name", ["validation_summary.json", "MANIFEST.json", "outputs_index.json", "evidence_index.json", "index.json",
+                                  "s1_hurdle/validation_summary.json"])
+@pytest.mark.parametrize("content", [b"[]\n", b"{}\n", b"1\n", b"null\n", b"", b"{\"a\":1,\"a\":2}\n", b"\xff\n", b"[[[[", b"{\"states\":[]}\n"])
+def test_documents_of_the_wrong_kind_are_problems(copy, name, content):
+    put(copy.bundle_dir / name, content)
+    write_flag(copy.bundle_dir)
+    assert not verify_bundle(copy.root).passed
+
+
 def test_index_out_of_order_or_twice_is_refused(copy):
     index = copy.bundle_dir / "index.json"
     rows = json.loads(index.read_bytes())
@@ -285,7 +294,7 @@ def test_gates_between_states(tmp_path):
         require_flags(run, 1)
 
 
-@pytest.mark.parametrize("summary", [None, b"{}\n", b'{"validated":true}\n', b'{"passed":true}\n', b"not json"])
+@pytest.mark.parametrize("summary", [None, b"{}\n", b'{"validated":true}\n', b'{"passed":true}\n', b"not json", b"[]\n", b"1\n"])
 def test_a_skipped_state_must_say_so(tmp_path, summary):
     run = new_run(tmp_path / "r", validate=(False, True, True, True, True))
     if summary is not None:

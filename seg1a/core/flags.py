@@ -138,22 +138,22 @@ def index_difference(listed: Mapping[str, tuple], found: Mapping[str, tuple], in
             yield Problem("changed", path, f"{path} is not the file that {index} lists")
 
 # %% ../../nbs/core/18a_flags.ipynb #46fa65d2
-def read_document(path: Path) -> dict | list:
-    "A JSON object or list, read strictly; anything else, an unreadable file included, is E_GATE_MISMATCH."
+def read_document(path: Path, kind: type = dict) -> dict | list:
+    "A JSON object (or, by `kind`, a list), read strictly; anything else, an unreadable file included, is E_GATE_MISMATCH."
     try:
         content = read_json(file_bytes(path), path.name)
     except NotPassed:
         raise
     except Seg1aError as error:
         raise NotPassed("E_GATE_MISMATCH", f"{path.name}: {error.message}", path=str(path)) from error
-    if not isinstance(content, (dict, list)):
-        raise NotPassed("E_GATE_MISMATCH", f"{path.name} is neither an object nor a list", path=str(path))
+    if not isinstance(content, kind):
+        raise NotPassed("E_GATE_MISMATCH", f"{path.name} is no {kind.__name__}", path=str(path))
     return content
 
 
 def read_index(index: Path, ref: str) -> dict[str, tuple[str, int]]:
     "path → (digest, size) of an index file; malformed by the schema `ref`, unsorted or with a path twice: E_GATE_MISMATCH."
-    rows = read_document(index)
+    rows = read_document(index, list)
     if error := next(contracts().validator(ref).iter_errors(rows), None):
         raise NotPassed("E_GATE_MISMATCH", f"{index.name} is malformed: {error.message[:200]}", path=index.name)
     paths = [row["path"] for row in rows]

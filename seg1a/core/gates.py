@@ -256,7 +256,7 @@ def _collect(check: Iterator[Problem], found: list[Problem]) -> None:
     "Add the problems of one check; a refusal or a read error inside it is a problem too."
     try:
         found.extend(check)
-    except (Seg1aError, OSError, AttributeError) as error:
+    except (Seg1aError, OSError) as error:
         path = error.detail.get("path", "") if isinstance(error, Seg1aError) else getattr(error, "filename", None) or ""
         found.append(Problem("document", str(path), str(error)))
 
@@ -274,7 +274,7 @@ def verify_bundle(run_root: str | os.PathLike, threads: int | None = None) -> Ve
         bundle = root / contracts().path("validation_bundle_1A", **{k: str(v) for k, v in identity.items()})
         total, digests = folder_digests(bundle)
         covered = {"outputs": _data_files(root), "evidence": _evidence_files(root)}
-    except (Seg1aError, OSError, AttributeError) as error:
+    except (Seg1aError, OSError) as error:
         return Verdict((Problem("document", "run_root.json", str(error)),), None, 0, 0)
     sizes.extend(size for _, size in digests.values())
     for check in (_bundle_problems(bundle, total, digests), _state_flag_problems(bundle), _identity_problems(root, bundle, identity),
