@@ -11,6 +11,7 @@ __all__ = ['neumaier_sum_c', 'neumaier_sum', 'neumaier_dot', 'neumaier_sum_k', '
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from math import isfinite
 
 import numpy as np
 
@@ -142,12 +143,21 @@ def profile_checksum(profile: dict) -> str:
     return hashlib.sha256(canonical_json(rest).encode("ascii")).hexdigest()
 
 # %% ../../nbs/core/07_numerics.ipynb #2b4fd17e
+def _is_hex_float(text: object) -> bool:
+    if not isinstance(text, str) or not _HEX_FLOAT.fullmatch(text):
+        return False
+    try:
+        return isfinite(float.fromhex(text))
+    except OverflowError:  # a number too large for binary64
+        return False
+
+
 def _check_case(i: int, case: object, functions: list) -> None:
     if not isinstance(case, dict) or set(case) != {"fn", "args", "value"} or case["fn"] not in functions:
         raise _profile_fault("regression", f"case {i} is not {{fn, args, value}} of a listed function", i=i, observed=repr(case))
     args = case["args"]
     texts = [*args, case["value"]] if isinstance(args, list) else [None]
-    if not all(isinstance(t, str) and _HEX_FLOAT.fullmatch(t) for t in texts) or len(args) != 1 + (case["fn"] in _TWO_ARGUMENTS):
+    if not all(map(_is_hex_float, texts)) or len(args) != 1 + (case["fn"] in _TWO_ARGUMENTS):
         raise _profile_fault("regression", f"case {i}: arguments and value are hexadecimal floats", i=i, observed=repr(case))
 
 
@@ -246,7 +256,7 @@ def _test_profile(profile: dict) -> None:
         expected = float.fromhex(case["value"])
         _expect("E_NUM_LIBM_PROFILE", fn, i, expected, reference.evaluate(fn, args))
         observed = _KERNELS[fn](*args) if fn in _KERNELS else expected
-        if fn == "lgamma" and args[0] >= 1.0 and args[0].is_integer():
+        if fn == "lgamma" and 1.0 <= args[0] <= 2.0**53 and args[0].is_integer():
             observed = cr_ln_factorial(int(args[0]) - 1)
         if observed == observed:  # a kernel may leave a rounding open, then the reference stands
             _expect("E_NUM_LIBM_PROFILE", f"{fn} (kernel)", i, expected, observed)
