@@ -22,7 +22,7 @@ from .findings import MAX_FINDINGS, Finding
 from .float_text import load_word
 from .kernels import kernel
 from .run import Run
-from .trace import TraceColumns, add_totals, shard_totals, trace_chunks, trace_keys, trace_offset, trace_program, zero_totals
+from .trace import TraceColumns, add_totals, count_lines, shard_totals, trace_chunks, trace_keys, trace_offset, trace_program, zero_totals
 
 # %% ../../nbs/core/16b_event_checks.ipynb #9d5408fc
 @kernel
@@ -289,7 +289,7 @@ class _TraceReader:
 
     def compare(self, text: np.ndarray) -> None:
         "The next rows that should be there."
-        count = int(np.count_nonzero(text == 10))
+        count = int(count_lines(text))
         room = self._take(text.size)
         if not self.faults and not (room.size == text.size and _equal(room, text)):
             pairs = zip(text.tobytes().splitlines(), room.tobytes().splitlines())
@@ -301,12 +301,12 @@ class _TraceReader:
             if pair:
                 self.faults = [(code, message, self.rows + place, a, b) for code, message, a, b in _explain_trace_row(*pair, self.codes)]
         self.rows += count
-        self.observed += int(np.count_nonzero(room == 10))
+        self.observed += int(count_lines(room))
 
     def finish(self) -> list[tuple]:
         "All faults; the count of rows among them."
         while self.left and (block := self._take(1 << 20)).size:
-            self.observed += int(np.count_nonzero(block == 10))
+            self.observed += int(count_lines(block))
         if self.observed != self.rows:
             kind = "missing" if self.observed < self.rows else "foreign"
             self.faults.append((_code(self.codes, kind), f"{self.observed} trace rows instead of {self.rows}", None, self.rows, self.observed))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['trace_keys', 'trace_program', 'TraceColumns', 'trace_columns', 'zero_totals', 'shard_totals', 'add_totals',
-           'format_trace', 'trace_chunks', 'trace_offset', 'TraceAppender']
+           'format_trace', 'trace_chunks', 'trace_offset', 'count_lines', 'TraceAppender']
 
 # %% ../../nbs/core/16a_trace.ipynb #d4e9cf2b
 import os
@@ -175,7 +175,7 @@ def trace_offset(path: Path, state: int) -> int:
 
 # %% ../../nbs/core/16a_trace.ipynb #a6c442a9
 @kernel
-def _count_lines(data):
+def count_lines(data):
     "The number of LF."
     n = 0
     for i in range(data.size):
@@ -214,7 +214,7 @@ class TraceAppender:
         if self._file is None:
             self._file = self._stack.enter_context(closing(_HashingFile(self._stack.enter_context(staged(self.path, replace=True)))))
         self._file.write(text)
-        self.rows += int(_count_lines(text))
+        self.rows += int(count_lines(text))
 
     def append(self, rows: TraceColumns | np.ndarray) -> None:
         """The events of the next shard; or their text (uint8, whole lines, from `format_trace`), when somebody else keeps the totals.
