@@ -6,7 +6,7 @@
 __all__ = ['CorridorPolicy', 'corridor_policy', 'Acceptance', 'acceptance', 'cusum_columns', 'lundberg_root', 'theta_star',
            'cusum_limit', 'Corridors', 'evaluate_corridors', 'dispersion_metrics']
 
-# %% ../../nbs/states/21_s2_corridors.ipynb #8251ac46
+# %% ../../nbs/states/21_s2_corridors.ipynb #2ff556cc
 import math
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from ..core import reference
 from ..core.errors import Seg1aError
 from ..core.exact import exp_array, ln, ln_array
 
-# %% ../../nbs/states/21_s2_corridors.ipynb #0618a308
+# %% ../../nbs/states/21_s2_corridors.ipynb #1d2afc39
 @dataclass(frozen=True)
 class CorridorPolicy:
     "Limits of the three corridors (S2 §3.6): `rho_reject_max`, `p99_max` pass when reached; the CUSUM limit fails when reached."
@@ -33,7 +33,7 @@ class CorridorPolicy:
         cusum |= {k: v for k in ("threshold_h", "false_alarm") if (v := getattr(self, k)) is not None}
         return {"corridors": {"rho_reject_max": self.rho_reject_max, "p99_max": self.p99_max}, "cusum": cusum}
 
-# %% ../../nbs/states/21_s2_corridors.ipynb #5d1c86bf
+# %% ../../nbs/states/21_s2_corridors.ipynb #d4b59ffb
 def _refuse(message: str, **detail):
     raise Seg1aError("ERR_S2_CORRIDOR_POLICY_MISSING", message, **detail)
 
@@ -57,7 +57,7 @@ def _mapping(block: dict, key: str, known: set) -> dict:
         _refuse(f"unknown key in {key}: {', '.join(unknown)}", key=unknown[0])
     return value
 
-# %% ../../nbs/states/21_s2_corridors.ipynb #f2e26a0f
+# %% ../../nbs/states/21_s2_corridors.ipynb #2676d9d5
 def corridor_policy(block: dict) -> CorridorPolicy:
     """Check block `s2` of the validation policy, `{corridors, cusum, notes?}`, and freeze it.
 
@@ -79,7 +79,7 @@ def corridor_policy(block: dict) -> CorridorPolicy:
         alpha_cap=_number(cusum, "alpha_cap", 0.0, 1.0, closed_above=True) if "alpha_cap" in cusum else 1.0,
         **{limits[0]: _number(cusum, limits[0], 0.0, top)})
 
-# %% ../../nbs/states/21_s2_corridors.ipynb #8e0ae69d
+# %% ../../nbs/states/21_s2_corridors.ipynb #c21fc512
 @dataclass(frozen=True)
 class Acceptance:
     "Columns float64[n] per merchant: `p1 = P(N = 1)`, `alpha = P(N >= 2)`, and `valid` bool[n] (alpha finite and in (0, 1])."
@@ -99,7 +99,7 @@ def acceptance(mu: np.ndarray, phi: np.ndarray) -> Acceptance:
         valid = np.isfinite(alpha) & (alpha > 0.0) & (alpha <= 1.0)
     return Acceptance(p1, alpha, valid)
 
-# %% ../../nbs/states/21_s2_corridors.ipynb #fb363c5a
+# %% ../../nbs/states/21_s2_corridors.ipynb #c66d06cc
 def _ln_or_nan(p: np.ndarray) -> np.ndarray:
     "ln of the positive elements, NaN elsewhere."
     out = np.full(p.shape, np.nan)
@@ -107,7 +107,7 @@ def _ln_or_nan(p: np.ndarray) -> np.ndarray:
     out[positive] = ln_array(np.ascontiguousarray(p[positive]))
     return out
 
-# %% ../../nbs/states/21_s2_corridors.ipynb #7a5772f4
+# %% ../../nbs/states/21_s2_corridors.ipynb #f536ea8b
 def cusum_columns(alpha: np.ndarray, rejections: np.ndarray, reference_k: float, alpha_cap: float) -> dict[str, np.ndarray]:
     """The CUSUM along merchants given in ascending id.
 
@@ -126,7 +126,7 @@ def cusum_columns(alpha: np.ndarray, rejections: np.ndarray, reference_k: float,
     return {"member": member, "alpha": a, "expected": expected, "variance": variance, "z_score": z,
             "cusum": np.array(path, dtype=np.float64)}
 
-# %% ../../nbs/states/21_s2_corridors.ipynb #1c1ff89f
+# %% ../../nbs/states/21_s2_corridors.ipynb #8bcfecc1
 def _excess(theta: float, a: float, k: float) -> float:
     "g(theta) = ln E[exp(theta (z - k))] for one acceptance probability; +inf at and beyond the pole."
     e = (1.0 - a) / a
@@ -145,7 +145,7 @@ def lundberg_root(a: float, reference_k: float) -> float:
             high = middle
     return low
 
-# %% ../../nbs/states/21_s2_corridors.ipynb #292827dd
+# %% ../../nbs/states/21_s2_corridors.ipynb #5f24df71
 def _excess_array(theta: float, a: np.ndarray, k: float) -> np.ndarray:
     "g(theta) for float64[n] acceptance probabilities; +inf at and beyond the pole."
     x = theta / np.sqrt((1.0 - a) / (a * a))
@@ -166,7 +166,7 @@ def theta_star(alphas: np.ndarray, reference_k: float) -> float:
             return theta
         theta = lower
 
-# %% ../../nbs/states/21_s2_corridors.ipynb #fb234a59
+# %% ../../nbs/states/21_s2_corridors.ipynb #a2aed82b
 def cusum_limit(alphas: np.ndarray, merchants: int, reference_k: float, alpha_cap: float, false_alarm: float) -> tuple[float, float]:
     """`(theta_star, threshold_h)` for `merchants` CUSUM members whose acceptance probabilities are `alphas` (distinct values suffice).
 
@@ -178,7 +178,7 @@ def cusum_limit(alphas: np.ndarray, merchants: int, reference_k: float, alpha_ca
     theta = theta_star(capped, reference_k)
     return theta, ln(merchants / false_alarm) / theta
 
-# %% ../../nbs/states/21_s2_corridors.ipynb #eb993400
+# %% ../../nbs/states/21_s2_corridors.ipynb #c46d9aea
 @dataclass(frozen=True)
 class Corridors:
     "Outcome of §3.6. `status` is PASS or FAIL; `insufficient` marks a PASS without any merchant to judge (R9)."
@@ -194,7 +194,7 @@ class Corridors:
     theta_star: float | None
     threshold_h: float | None
 
-# %% ../../nbs/states/21_s2_corridors.ipynb #2e2dae69
+# %% ../../nbs/states/21_s2_corridors.ipynb #18294117
 def _rates(rejections: np.ndarray) -> dict:
     "rho_reject and the nearest-rank 99th percentile of int64[m] rejections; null without merchants."
     m, total = int(rejections.size), int(rejections.sum(dtype=np.int64))
@@ -211,7 +211,7 @@ def _breaches(policy: CorridorPolicy, metrics: dict, limit: float) -> tuple[str,
               "cusum": metrics["cusum_max"] >= limit}
     return tuple(name for name, yes in broken.items() if yes)
 
-# %% ../../nbs/states/21_s2_corridors.ipynb #d2a0dd47
+# %% ../../nbs/states/21_s2_corridors.ipynb #45bc7c2d
 def evaluate_corridors(policy: CorridorPolicy, merchant_id: np.ndarray, mu: np.ndarray, phi: np.ndarray,
                        rejections: np.ndarray) -> Corridors:
     """Judge the rejections of all finished merchants (S2 §3.6).
@@ -241,7 +241,7 @@ def evaluate_corridors(policy: CorridorPolicy, merchant_id: np.ndarray, mu: np.n
                      theta_star=theta if theta is not None and math.isfinite(theta) else None,
                      threshold_h=limit if math.isfinite(limit) else None)
 
-# %% ../../nbs/states/21_s2_corridors.ipynb #111857af
+# %% ../../nbs/states/21_s2_corridors.ipynb #5ceca9dd
 def _serial_sum(x: np.ndarray) -> float:
     "Left-to-right float64 sum; 0.0 for no element."
     return float(np.cumsum(x)[-1]) if x.size else 0.0
@@ -253,7 +253,7 @@ def _spread(name: str, x: np.ndarray) -> dict:
     pick = {"min": 0, "median": (s.size + 1) // 2 - 1, "max": s.size - 1}
     return {f"{name}_{k}": float(s[i]) if s.size else None for k, i in pick.items()}
 
-# %% ../../nbs/states/21_s2_corridors.ipynb #1d5820ca
+# %% ../../nbs/states/21_s2_corridors.ipynb #5276a998
 def _standardised(mu, phi, accept: Acceptance, n_outlets) -> tuple[np.ndarray, np.ndarray]:
     "Counts and their z-scores under NB2 given N >= 2, for the merchants whose variance is positive."
     with np.errstate(all="ignore"):
@@ -264,7 +264,7 @@ def _standardised(mu, phi, accept: Acceptance, n_outlets) -> tuple[np.ndarray, n
         n = n_outlets[keep].astype(np.float64)
         return n, (n - e1[keep]) / np.sqrt(v[keep])
 
-# %% ../../nbs/states/21_s2_corridors.ipynb #02aa618b
+# %% ../../nbs/states/21_s2_corridors.ipynb #31f37618
 def dispersion_metrics(merchant_id: np.ndarray, mu: np.ndarray, phi: np.ndarray, n_outlets: np.ndarray) -> dict:
     """Moments of the accepted counts against NB2 given N >= 2 (S2 §3.7).
 
@@ -279,6 +279,6 @@ def dispersion_metrics(merchant_id: np.ndarray, mu: np.ndarray, phi: np.ndarray,
     size = int(n.size)
     mean = _serial_sum(n) / size if size else None
     out = {"n": size, "n_outlets_mean": mean, "mean_z": _serial_sum(z) / size if size else None,
-           "n_outlets_var": _serial_sum((n - mean) * (n - mean)) / size if size else None,
+           "n_outlets_var": _serial_sum(n * n) / size - mean * mean if size else None,
            "pearson_dispersion": _serial_sum(z * z) / size if size else None}
     return out | _spread("mu", mu) | _spread("phi", phi) | _spread("mu_over_phi", mu / phi)
