@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 
 # %% ../../nbs/states/32_s3_policies.ipynb #a0bbc075
 from ..core.encoding import read_yaml
@@ -71,12 +72,13 @@ class SelectionRule:
 # %% ../../nbs/states/32_s3_policies.ipynb #ac51d5e9
 @dataclass(frozen=True)
 class BaseWeights:
-    "A loaded base-weight file."
+    "A loaded base-weight file. `imprecise` names constants that `dp` decimals cannot hold: legal, and worth a warning."
 
     semver: str
     version: str
     dp: int
     rules: tuple[SelectionRule, ...]
+    imprecise: tuple[str, ...] = ()
 
     def score(self, context: Mapping) -> int | None:
         "k of a candidate, or None. `context`: the merchant's fields plus country_iso, is_home, candidate_rank, filter_tags, merchant_tags."
@@ -137,7 +139,8 @@ def load_base_weights(policy: Mapping, countries: frozenset[str], tags: Iterable
              for i, record in enumerate(fields.items("selection_rules", non_empty=True))]
     if len({rule.rule_id for rule in rules}) != len(rules):
         fields.refuse("selection_rules", "holds an id twice")
-    return BaseWeights(values["semver"], values["version"], values["dp"], tuple(rules))
+    imprecise = tuple(sorted(name for name, value in constants.items() if Decimal(repr(value)).scaleb(values["dp"]) % 1))
+    return BaseWeights(values["semver"], values["version"], values["dp"], tuple(rules), imprecise)
 
 # %% ../../nbs/states/32_s3_policies.ipynb #40fb3faa
 MAX_SITES = 999_999

@@ -46,6 +46,13 @@ class Flat:
             self.count = np.array([x for count, _ in splits for x in count], dtype=np.int32)
             self.residual_rank = np.array([x for _, rank in splits for x in rank], dtype=np.int32)
 
+    def rows(self, dataset_id: str) -> int:
+        "The number of rows of a table, without spreading it."
+        plan = self.plan
+        each = {"s3_eligibility": lambda: np.ones(len(plan.class_of), dtype=np.int64), "s3_base_weight_priors": lambda: self.scored_length[plan.class_of],
+                "s3_site_sequence": lambda: plan.domain.n_outlets[plan.first]}.get(dataset_id, lambda: self.length[plan.class_of])()
+        return int((np.bincount(plan.profile, minlength=len(each)) * each)[plan.good].sum())
+
     def score_texts(self, plan: Plan) -> None:
         "The rows that have a score, by class and country, and the texts of the scores."
         texts = [None if k is None else fixed_text(k, plan.policies.weights.dp) for c in plan.classes for k in c.scores]
