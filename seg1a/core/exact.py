@@ -37,7 +37,7 @@ def cr_exp(x):
         h, l = sub128(np.uint64(0), np.uint64(0), h, l)
     return exp_of_fixed(h, l, EXP_ERROR)
 
-
+# %% ../../nbs/core/06_exact.ipynb #8d771d3c
 @kernel
 def cr_ln(x):
     "ln(x) for finite x > 0, correctly rounded; NaN for everything else."
@@ -83,7 +83,7 @@ _TWO_OVER_PI = words_of((1 << (256 + 400 - 1)) // _QUARTER_PI, 4)  # floor, Q256
 _P3, _P2, _P1, _P0 = _TWO_OVER_PI
 _HALF_PI_H, _HALF_PI_L = words_of(_QUARTER_PI >> (399 - 127))  # pi/2, floor, Q127
 
-
+# %% ../../nbs/core/06_exact.ipynb #64fc9dc0
 @kernel
 def _right_angles(m):
     "m * 2/pi in Q256: five words, most significant first, exact but for the floor of the constant."
@@ -98,20 +98,24 @@ def _right_angles(m):
 
 # %% ../../nbs/core/06_exact.ipynb #7fbde201
 @kernel
+def _quadrant_words(m, e):
+    "The right angles of x = m * 2^(e-52) modulo 4, in Q254: four words, the quadrant in the two top bits."
+    p4, p3, p2, p1, p0 = _right_angles(m)
+    if e >= -10:
+        left, right, one = np.uint64(e + 10), np.uint64(53 - e), np.uint64(1)  # right in two steps, as it may be 64
+        q3, q2 = (p4 << left) | (p3 >> one >> right), (p3 << left) | (p2 >> one >> right)
+        return q3, q2, (p2 << left) | (p1 >> one >> right), (p1 << left) | (p0 >> one >> right)
+    left, right = np.uint64(74 + e), np.uint64(-10 - e)
+    q3, q2 = p4 >> right, (p3 >> right) | (p4 << left)
+    return q3, q2, (p2 >> right) | (p3 << left), (p1 >> right) | (p2 << left)
+
+# %% ../../nbs/core/06_exact.ipynb #e69837c8
+@kernel
 def reduce_cos(m, e):
     """(negative, w2, w1, w0) of x = m * 2^(e-52), m below 2^53, -27 <= e <= 52: |cos x| = sin(w pi/2), w in Q192,
     error below 2^-191.9."""
-    p4, p3, p2, p1, p0 = _right_angles(m)
-    n, one = e + 10, np.uint64(1)
-    if n >= 0:
-        left, right = np.uint64(n), np.uint64(63 - n)
-        q3, q2 = (p4 << left) | (p3 >> one >> right), (p3 << left) | (p2 >> one >> right)
-        q1, q0 = (p2 << left) | (p1 >> one >> right), (p1 << left) | (p0 >> one >> right)
-    else:
-        left, right = np.uint64(64 + n), np.uint64(-n)
-        q3, q2 = p4 >> right, (p3 >> right) | (p4 << left)
-        q1, q0 = (p2 >> right) | (p3 << left), (p1 >> right) | (p2 << left)
-    quadrant, two = q3 >> np.uint64(62), np.uint64(2)
+    q3, q2, q1, q0 = _quadrant_words(m, e)
+    quadrant, one, two = q3 >> np.uint64(62), np.uint64(1), np.uint64(2)
     w2, w1 = shift_left(q3, q2, two)
     w1 |= q1 >> np.uint64(62)
     w0 = (q1 << two) | (q0 >> np.uint64(62))
@@ -130,32 +134,43 @@ _S5_H, _S5_L = words_of((1 << 134) // 120)
 _S7, _S9, _S11 = (np.uint64((1 << q) // d) for q, d in ((76, 5040), (82, 362880), (89, 39916800)))
 _ONE = np.uint64(1 << 63)  # high word of 1 in Q127, of 1/2 in Q128
 
-
+# %% ../../nbs/core/06_exact.ipynb #914a8adf
 @kernel
-def series_cos(bh, bl):
-    "(cos b, sin b / b), two pairs in Q127, for b in Q135, 0 <= b < 2^-8.3; errors below 36 and 6 units."
-    zero = np.uint64(0)
-    qh, ql = top_product(bh, bl, bh, bl)  # beta, Q142
+def _one_minus_cos(qh, ql):
+    "1 - cos b in Q142 from beta = b^2 in Q142."
     k = _C6 - (high_product(qh, _C8 - (high_product(qh, _C10) >> np.uint64(20))) >> np.uint64(20))  # Q73
-    h, l = top_product(qh, ql, k, zero)  # Q151
+    h, l = top_product(qh, ql, k, np.uint64(0))  # Q151
     h, l = shift_right(h, l, np.uint64(19))
     h, l = sub128(_C4_H, _C4_L, h, l)  # Q132
     h, l = top_product(qh, ql, h, l)  # Q146
     h, l = shift_right(h, l, np.uint64(18))
-    h, l = sub128(_ONE, zero, h, l)  # Q128
-    h, l = top_product(qh, ql, h, l)  # Q142
-    h, l = shift_right(h, l, np.uint64(15))
-    ch, cl = sub128(_ONE, zero, h, l)
+    h, l = sub128(_ONE, np.uint64(0), h, l)  # Q128
+    return top_product(qh, ql, h, l)
+
+# %% ../../nbs/core/06_exact.ipynb #fc3e9caa
+@kernel
+def _one_minus_sinc(qh, ql):
+    "1 - sin(b)/b in Q144 from beta = b^2 in Q142."
     k = _S7 - (high_product(qh, _S9 - (high_product(qh, _S11) >> np.uint64(21))) >> np.uint64(20))  # Q76
-    h, l = top_product(qh, ql, k, zero)  # Q154
+    h, l = top_product(qh, ql, k, np.uint64(0))  # Q154
     h, l = shift_right(h, l, np.uint64(20))
     h, l = sub128(_S5_H, _S5_L, h, l)  # Q134
     h, l = top_product(qh, ql, h, l)  # Q148
     h, l = shift_right(h, l, np.uint64(18))
     h, l = sub128(_S3_H, _S3_L, h, l)  # Q130
-    h, l = top_product(qh, ql, h, l)  # Q144
+    return top_product(qh, ql, h, l)
+
+# %% ../../nbs/core/06_exact.ipynb #ae44a5f4
+@kernel
+def series_cos(bh, bl):
+    "(cos b, sin b / b), two pairs in Q127, for b in Q135, 0 <= b < 2^-8.3; errors below 36 and 6 units."
+    qh, ql = top_product(bh, bl, bh, bl)  # beta, Q142
+    h, l = _one_minus_cos(qh, ql)
+    h, l = shift_right(h, l, np.uint64(15))
+    ch, cl = sub128(_ONE, np.uint64(0), h, l)
+    h, l = _one_minus_sinc(qh, ql)
     h, l = shift_right(h, l, np.uint64(17))
-    sh, sl = sub128(_ONE, zero, h, l)
+    sh, sl = sub128(_ONE, np.uint64(0), h, l)
     return ch, cl, sh, sl
 
 # %% ../../nbs/core/06_exact.ipynb #4b668b19
@@ -176,19 +191,10 @@ def _cos_near_zero(negative, w2, w1, w0):
 # %% ../../nbs/core/06_exact.ipynb #edc8037c
 COS_TABLE = table_of(nearest_fixed("sin", (Fraction(_QUARTER_PI * i, 128 << 400),), 127) for i in range(257))  # S_i, Q127
 
-
+# %% ../../nbs/core/06_exact.ipynb #a2466cb2
 @kernel
-def cr_cos(x):
-    "cos(x) for |x| < 2^53, correctly rounded; NaN for everything else."
-    if not -9007199254740992.0 < x < 9007199254740992.0:
-        return np.nan
-    m, e = split_float(x)
-    if e < -27:
-        return 1.0
-    negative, w2, w1, w0 = reduce_cos(m >> np.uint64(11), e)
-    i = ((w2 >> np.uint64(55)) + np.uint64(1)) >> np.uint64(1)
-    if i == np.uint64(0):
-        return _cos_near_zero(negative, w2, w1, w0)
+def _cos_by_table(negative, i, w2, w1):
+    "sin(w pi/2) for w in Q128, i the nearest 256th, rounded."
     w2 -= i << np.uint64(56)
     below = w2 >> np.uint64(63) != np.uint64(0)
     if below:
@@ -207,6 +213,21 @@ def cr_cos(x):
         h, l = add128(h, l, sh, sl)
     h, l, up = normalise(h, l)
     return round_binary64(negative, h, l, 1 - up, np.uint64(64) << np.uint64(up))
+
+# %% ../../nbs/core/06_exact.ipynb #da09c36d
+@kernel
+def cr_cos(x):
+    "cos(x) for |x| < 2^53, correctly rounded; NaN for everything else."
+    if not -9007199254740992.0 < x < 9007199254740992.0:
+        return np.nan
+    m, e = split_float(x)
+    if e < -27:
+        return 1.0
+    negative, w2, w1, w0 = reduce_cos(m >> np.uint64(11), e)
+    i = ((w2 >> np.uint64(55)) + np.uint64(1)) >> np.uint64(1)
+    if i == np.uint64(0):
+        return _cos_near_zero(negative, w2, w1, w0)
+    return _cos_by_table(negative, i, w2, w1)
 
 # %% ../../nbs/core/06_exact.ipynb #5849b33a
 _TABULATED = 4096
@@ -237,7 +258,7 @@ _LN_FACTORIAL_5 = np.uint64((12**5 << 56) // 1260)  # Q56
 _LN_FACTORIAL_3 = words_of((12**3 << 125) // 360)  # Q125
 _L3_H, _L3_L = _LN_FACTORIAL_3
 
-
+# %% ../../nbs/core/06_exact.ipynb #3ee4e7ef
 @kernel
 def _stirling(k):
     "The series in Q123 for 4096 <= k < 2^53; low or high by less than k + 4 units."
@@ -262,22 +283,29 @@ _HALF_LN_TAU_H, _HALF_LN_TAU_L = words_of(nearest_fixed("log", (Fraction(_QUARTE
 
 
 @kernel
+def _main_term(k):
+    "(k + 1/2) ln k - k for 4096 <= k < 2^53, in Q123: three words."
+    m, e = split_float(np.float64(k))
+    _, h, l, e, _ = ln_of_parts(m, e)
+    h, l = shift_right(h, l, np.uint64(5 - e))  # ln k, Q122
+    n = np.uint64(k)
+    odd = n + n + np.uint64(1)
+    carry, a0 = wide_product(l, odd)
+    a2, a1 = wide_product(h, odd)
+    a2, a1 = add128(a2, a1, np.uint64(0), carry)
+    a2, a1 = sub128(a2, a1, n >> np.uint64(5), n << np.uint64(59))
+    return a2, a1, a0
+
+# %% ../../nbs/core/06_exact.ipynb #07b66ea3
+@kernel
 def cr_ln_factorial(k):
     "ln(k!) for an integer 0 <= k < 2^53, correctly rounded; NaN outside."
     if k < 0 or k >= 9007199254740992:
         return np.nan
     if k < _TABULATED:
         return _LN_FACTORIAL[k]
-    m, e = split_float(np.float64(k))
-    _, h, l, e, _ = ln_of_parts(m, e)
-    h, l = shift_right(h, l, np.uint64(5 - e))  # ln k, Q122
-    n, one = np.uint64(k), np.uint64(1)
-    odd = n + n + one
-    carry, a0 = wide_product(l, odd)
-    a2, a1 = wide_product(h, odd)
-    a2, a1 = add128(a2, a1, np.uint64(0), carry)  # (k + 1/2) ln k, Q123
-    a2, a1 = sub128(a2, a1, n >> np.uint64(5), n << np.uint64(59))
-    h, l = _stirling(n)
+    a2, a1, a0 = _main_term(k)
+    h, l = _stirling(np.uint64(k))
     h, l = add128(h, l, _HALF_LN_TAU_H, _HALF_LN_TAU_L)
     carry, a0 = add128(np.uint64(0), a0, np.uint64(0), l)
     a2, a1 = add128(a2, a1, np.uint64(0), h)
@@ -293,7 +321,7 @@ def exp(x: float) -> float:
     y = cr_exp(float(x))
     return y if y == y else reference.exp(x)
 
-
+# %% ../../nbs/core/06_exact.ipynb #a8dce70a
 def ln(x: float) -> float:
     "The natural logarithm, correctly rounded. Raises E_NUM_NAN_OR_INF unless x > 0 is finite."
     y = cr_ln(float(x))
@@ -305,7 +333,7 @@ def cos(x: float) -> float:
     y = cr_cos(float(x))
     return y if y == y else reference.cos(x)
 
-
+# %% ../../nbs/core/06_exact.ipynb #4dc545eb
 def power(x: float, y: float) -> float:
     "x^y for finite x > 0 and finite y, correctly rounded, ties to even. Raises E_NUM_NAN_OR_INF."
     z = cr_pow(float(x), float(y))
@@ -329,7 +357,7 @@ def _ln_each(x, out):
     for i in range(x.size):
         out[i] = cr_ln(x[i])
 
-
+# %% ../../nbs/core/06_exact.ipynb #8e838d66
 def _apply(each, one, x) -> np.ndarray:
     x = np.ascontiguousarray(x, dtype=np.float64)
     out = np.empty(x.shape)

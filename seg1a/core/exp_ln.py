@@ -29,6 +29,7 @@ EXP_TABLE_1 = table_of(_power_of_two_less_one(i, 7, 127) + (1 << 127) for i in r
 EXP_TABLE_2 = table_of(_power_of_two_less_one(i, 14, 134) for i in range(128))  # 2^(i/2^14) - 1, Q134
 EXP_TABLE_3 = table_of(_power_of_two_less_one(i, 21, 141) for i in range(128))  # 2^(i/2^21) - 1, Q141
 
+# %% ../../nbs/core/05c_exp_ln.ipynb #9e517ab7
 _LN2 = nearest_fixed("log", (2,), 256)
 _LN2_2, _LN2_1, _LN2_0 = words_of(_LN2 >> 64, 3)  # floor, Q192
 _STEPS = np.uint64((1 << (63 + 256)) // _LN2)  # 2^63 / ln 2, floor
@@ -102,7 +103,7 @@ def _reciprocal_factors(bits: int, bins: int) -> list[int]:
         factors.append(0 if i in (63, 64) else round((1 << bits) * f / (1 + f)))
     return factors
 
-
+# %% ../../nbs/core/05c_exp_ln.ipynb #5b9c52bb
 # 512/m for m in 1 + [i, i + 1)/128: between 256 and 512; powers of two at both ends, where x is near 1
 _C1 = [512, *(round(Fraction(512 * 256, 256 + 2 * i + 1)) for i in range(1, 127)), 256]
 _D2, _D3 = _reciprocal_factors(14, 13), _reciprocal_factors(20, 19)

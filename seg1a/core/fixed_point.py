@@ -43,7 +43,7 @@ def wide_product(typingctx, a, b):
 
     return _PAIR(_WORD, _WORD), codegen
 
-
+# %% ../../nbs/core/05b_fixed_point.ipynb #91def9bc
 @intrinsic
 def add128(typingctx, ah, al, bh, bl):
     "(h, l) = a + b mod 2^128."
@@ -53,7 +53,7 @@ def add128(typingctx, ah, al, bh, bl):
 
     return _PAIR(_WORD, _WORD, _WORD, _WORD), codegen
 
-
+# %% ../../nbs/core/05b_fixed_point.ipynb #228e168b
 @intrinsic
 def sub128(typingctx, ah, al, bh, bl):
     "(h, l) = a - b mod 2^128."
@@ -71,7 +71,7 @@ def _shift_codegen(operation):
 
     return _PAIR(_WORD, _WORD, _WORD), codegen
 
-
+# %% ../../nbs/core/05b_fixed_point.ipynb #400770c5
 @intrinsic
 def shift_left(typingctx, h, l, n):
     "(h, l) * 2^n mod 2^128, 0 <= n < 128."
@@ -83,7 +83,7 @@ def shift_right(typingctx, h, l, n):
     "floor((h, l) / 2^n), unsigned, 0 <= n < 128."
     return _shift_codegen("lshr")
 
-
+# %% ../../nbs/core/05b_fixed_point.ipynb #c3d5657e
 @intrinsic
 def shift_right_signed(typingctx, h, l, n):
     "floor((h, l) / 2^n) of a number in two's complement, 0 <= n < 128."
@@ -113,7 +113,7 @@ def leading_zeros(typingctx, a):
 
     return _WORD(_WORD), codegen
 
-
+# %% ../../nbs/core/05b_fixed_point.ipynb #51fce7ce
 @intrinsic
 def float_bits(typingctx, x):
     "The bit pattern of a binary64 number as a word."
@@ -123,7 +123,7 @@ def float_bits(typingctx, x):
 
     return _WORD(types.float64), codegen
 
-
+# %% ../../nbs/core/05b_fixed_point.ipynb #9f5ed6a9
 @intrinsic
 def bits_float(typingctx, b):
     "The binary64 number with this bit pattern."
@@ -139,7 +139,7 @@ def high_product(a, b):
     "floor(a * b / 2^64) of two words."
     return wide_product(a, b)[0]
 
-
+# %% ../../nbs/core/05b_fixed_point.ipynb #413588d8
 @kernel
 def normalise(h, l):
     "(h, l, n): the pair shifted left by n places so that its top bit is set; the pair must not be zero."
@@ -147,7 +147,7 @@ def normalise(h, l):
     h, l = shift_left(h, l, n)
     return h, l, np.int64(n)
 
-
+# %% ../../nbs/core/05b_fixed_point.ipynb #055a2259
 @kernel
 def split_float(x):
     "(m, e) of a finite x != 0: |x| = m * 2^(e-63), top bit of the word m set, e int64."

@@ -32,7 +32,7 @@ def neumaier_sum_c(xs: Iterable[float]) -> tuple[float, float]:
         s = t
     return s, c
 
-
+# %% ../../nbs/core/07_numerics.ipynb #58f3dd5a
 def neumaier_sum(xs: Iterable[float]) -> float:
     "The compensated sum s + c of xs, in the order given. 0.0 for no summand; not finite if a partial sum overflows."
     s, c = neumaier_sum_c(xs)
@@ -61,7 +61,7 @@ def _neumaier_step(s, c, x):
     t = s + x
     return t, c + ((s - t) + x if abs(s) >= abs(x) else (x - t) + s)
 
-
+# %% ../../nbs/core/07_numerics.ipynb #fad82210
 @kernel
 def neumaier4_k(a, b, c, d):
     "Neumaier's sum of four terms in this order: intercept, two one-hot coefficients, and a bucket or a slope term."
@@ -71,7 +71,7 @@ def neumaier4_k(a, b, c, d):
     s, lost = _neumaier_step(s, lost, d)
     return s + lost
 
-
+# %% ../../nbs/core/07_numerics.ipynb #1c849c76
 def neumaier_array(xs: np.ndarray) -> float:
     "Neumaier's sum of all elements of an array, in C order, compiled."
     return neumaier_sum_k(np.ascontiguousarray(xs, dtype=np.float64).reshape(-1))
@@ -86,7 +86,7 @@ def cr_logistic(eta):
     z = cr_exp(eta)
     return z / (1.0 + z)
 
-
+# %% ../../nbs/core/07_numerics.ipynb #e1ac2e0c
 def logistic(eta: float) -> float:
     "The same in Python, from the exact exponential. Raises E_NUM_NAN_OR_INF unless eta is finite."
     if eta >= 0.0:
@@ -112,7 +112,7 @@ _NUMERIC_POLICY = {
 def _policy_fault(key: str, message: str, **detail) -> Seg1aError:
     return Seg1aError("E_NUMERIC_POLICY_VALUE", f"numeric_policy.json: {key}: {message}", name="numeric_policy.json", key=key, **detail)
 
-
+# %% ../../nbs/core/07_numerics.ipynb #0864dfb5
 def check_numeric_policy(policy: object) -> None:
     "Accept the object of numeric_policy.json or raise E_NUMERIC_POLICY_VALUE naming the key. Further keys are allowed."
     if not isinstance(policy, dict):
@@ -136,7 +136,7 @@ def _profile_fault(key: str, message: str, **detail) -> Seg1aError:
     name = "math_profile_manifest.json"
     return Seg1aError("E_MATH_PROFILE_VALUE", f"{name}: {key}: {message}", name=name, key=key, **detail)
 
-
+# %% ../../nbs/core/07_numerics.ipynb #3b8dfc0c
 def profile_checksum(profile: dict) -> str:
     "hex64 of SHA-256 over the canonical JSON of the profile without its `checksum`."
     rest = {k: v for k, v in profile.items() if k != "checksum"}
@@ -151,7 +151,7 @@ def _is_hex_float(text: object) -> bool:
     except OverflowError:  # a number too large for binary64
         return False
 
-
+# %% ../../nbs/core/07_numerics.ipynb #6073be34
 def _check_case(i: int, case: object, functions: list) -> None:
     if not isinstance(case, dict) or set(case) != {"fn", "args", "value"} or case["fn"] not in functions:
         raise _profile_fault("regression", f"case {i} is not {{fn, args, value}} of a listed function", i=i, observed=repr(case))
@@ -160,7 +160,7 @@ def _check_case(i: int, case: object, functions: list) -> None:
     if not all(map(_is_hex_float, texts)) or len(args) != 1 + (case["fn"] in _TWO_ARGUMENTS):
         raise _profile_fault("regression", f"case {i}: arguments and value are hexadecimal floats", i=i, observed=repr(case))
 
-
+# %% ../../nbs/core/07_numerics.ipynb #e1056040
 def _check_functions(functions: object) -> None:
     if not isinstance(functions, list) or not all(isinstance(f, str) for f in functions) or functions != sorted(set(functions)):
         raise _profile_fault("functions", "is not a sorted list of distinct names", observed=repr(functions))
@@ -168,9 +168,8 @@ def _check_functions(functions: object) -> None:
     if missing or unknown:
         raise _profile_fault("functions", f"missing {sorted(missing)}, unknown {sorted(unknown)}", observed=repr(functions))
 
-
-def check_math_profile(profile: object) -> None:
-    "Accept the object of math_profile_manifest.json or raise E_MATH_PROFILE_VALUE naming the key (S0 2.3)."
+# %% ../../nbs/core/07_numerics.ipynb #410add19
+def _check_identity(profile: object) -> None:
     if not isinstance(profile, dict):
         raise _profile_fault("(root)", "is not an object")
     for key in sorted(_PROFILE_KEYS ^ set(profile)):
@@ -180,19 +179,6 @@ def check_math_profile(profile: object) -> None:
             raise _profile_fault(key, f"is {profile[key]!r}, must be {value!r}", expected=value, observed=repr(profile[key]))
     if not isinstance(profile["version"], str) or not profile["version"]:
         raise _profile_fault("version", "is not a text", observed=repr(profile["version"]))
-    _check_functions(profile["functions"])
-    artifacts = profile["artifacts"]
-    if not isinstance(artifacts, list) or not all(_is_artifact(a) for a in artifacts):
-        raise _profile_fault("artifacts", "is not a list of {name, sha256}", observed=repr(artifacts))
-    if not isinstance(profile["regression"], list):
-        raise _profile_fault("regression", "is not a list")
-    for i, case in enumerate(profile["regression"]):
-        _check_case(i, case, profile["functions"])
-    untested = set(profile["functions"]) - {case["fn"] for case in profile["regression"]}
-    if untested:
-        raise _profile_fault("regression", f"no case for {sorted(untested)}", observed=repr(sorted(untested)))
-    if profile["checksum"] != profile_checksum(profile):
-        raise _profile_fault("checksum", "does not match", expected=profile_checksum(profile), observed=repr(profile["checksum"]))
 
 
 def _is_artifact(item: object) -> bool:
@@ -200,6 +186,24 @@ def _is_artifact(item: object) -> bool:
         isinstance(item, dict) and set(item) == {"name", "sha256"} and isinstance(item["name"], str)
         and isinstance(item["sha256"], str) and re.fullmatch("[0-9a-f]{64}", item["sha256"]) is not None
     )  # fmt: skip
+
+# %% ../../nbs/core/07_numerics.ipynb #763be8a1
+def check_math_profile(profile: object) -> None:
+    "Accept the object of math_profile_manifest.json or raise E_MATH_PROFILE_VALUE naming the key (S0 2.3)."
+    _check_identity(profile)
+    _check_functions(profile["functions"])
+    artifacts, cases = profile["artifacts"], profile["regression"]
+    if not isinstance(artifacts, list) or not all(map(_is_artifact, artifacts)):
+        raise _profile_fault("artifacts", "is not a list of {name, sha256}", observed=repr(artifacts))
+    if not isinstance(cases, list):
+        raise _profile_fault("regression", "is not a list")
+    for i, case in enumerate(cases):
+        _check_case(i, case, profile["functions"])
+    untested = set(profile["functions"]) - {case["fn"] for case in cases}
+    if untested:
+        raise _profile_fault("regression", f"no case for {sorted(untested)}", observed=repr(sorted(untested)))
+    if profile["checksum"] != profile_checksum(profile):
+        raise _profile_fault("checksum", "does not match", expected=profile_checksum(profile), observed=repr(profile["checksum"]))
 
 # %% ../../nbs/core/07_numerics.ipynb #162ea6d0
 @kernel
@@ -222,7 +226,7 @@ _ARITHMETIC = {
     "kernel": (_plus, _times, _times_plus),
 }
 
-
+# %% ../../nbs/core/07_numerics.ipynb #2b615e2c
 def _expect(code: str, func: str, i: int, expected: float, observed: float) -> None:
     if float(expected).hex() != float(observed).hex():
         message = f"{func}, test {i}: expected {float(expected).hex()}, observed {float(observed).hex()}"
@@ -271,7 +275,7 @@ def _test_sums() -> None:
         _expect("E_NUM_ULP_MISMATCH", "neumaier_sum", i, 2.0, observed)
     _expect("E_NUM_ULP_MISMATCH", "neumaier_array", 3, neumaier_sum(audit), neumaier_array(audit))
 
-
+# %% ../../nbs/core/07_numerics.ipynb #53307687
 def _test_order() -> None:
     most = np.finfo(np.float64).max
     ordered = [-most, -1.5, -5e-324, -0.0, 0.0, 5e-324, 0.1, 1.5, 2.0, most]
@@ -282,6 +286,9 @@ def _test_order() -> None:
     except Seg1aError:
         return
     raise Seg1aError("E_NUM_TOTORDER_NAN", "NaN was given a key", func="total_order_key", i=-1)
+
+# %% ../../nbs/core/07_numerics.ipynb #ade54d6a
+_TESTS = ("rounding_ok", "subnormals_ok", "fma_off_ok", "libm_regression_ok", "neumaier_ok", "total_order_ok")
 
 
 def self_tests(profile: dict) -> dict[str, bool]:
@@ -296,9 +303,6 @@ def self_tests(profile: dict) -> dict[str, bool]:
     _test_order()
     return dict.fromkeys(_TESTS, True)
 
-
-_TESTS = ("rounding_ok", "subnormals_ok", "fma_off_ok", "libm_regression_ok", "neumaier_ok", "total_order_ok")
-
 # %% ../../nbs/core/07_numerics.ipynb #25b50d6a
 def attestation_text(policy_version: str, profile_id: str, functions: Iterable[str], policy_sha256: str, profile_sha256: str) -> bytes:
     "The bytes of numeric_policy_attest.json (S0 3.7) after all self-tests have passed; digests are hex64."
@@ -306,7 +310,7 @@ def attestation_text(policy_version: str, profile_id: str, functions: Iterable[s
     facts = {"numeric_policy_version": policy_version, "math_profile_id": profile_id, "profile_functions": sorted(functions)}
     return canonical_line({"passed": True, **dict.fromkeys(_TESTS, True), **facts, "digests": digests})
 
-
+# %% ../../nbs/core/07_numerics.ipynb #b36cd312
 def attestation(policy_bytes: bytes, profile_bytes: bytes) -> bytes:
     """Check both governed files, run the self-tests, and return the bytes of numeric_policy_attest.json.
 

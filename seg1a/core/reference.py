@@ -78,7 +78,7 @@ def _inverse_series(n: int, bits: int, alternate: bool) -> int:
         total += sign * (power // k)
     return total
 
-
+# %% ../../nbs/core/05_reference.ipynb #af543ad4
 @cache
 def _ln2(bits: int) -> int:
     w = bits + _GUARD
@@ -108,7 +108,7 @@ def _exp(x: Fraction, bits: int) -> tuple[int, int]:
         total = total * total >> w
     return total >> (w - bits), k
 
-
+# %% ../../nbs/core/05_reference.ipynb #5821bd1a
 def _exp_enclosure(x: Fraction, bits: int):
     m, k = _exp(x, bits)
     return m, k - bits, 2
@@ -159,7 +159,7 @@ def _artanh(p: int, q: int, bits: int) -> int:
         total += power // k
     return total
 
-
+# %% ../../nbs/core/05_reference.ipynb #a36be7eb
 @cache
 def _ln_64th(j: int, bits: int) -> int:
     return 2 * _artanh(j - 64, j + 64, bits)
@@ -210,7 +210,7 @@ def _alternating(first: int, n: int, r2: int, bits: int) -> int:
         total += term
     return total
 
-
+# %% ../../nbs/core/05_reference.ipynb #e50c181e
 def _cos_sin(x: Fraction, bits: int) -> tuple[int, int]:
     "cos(x) and sin(x) with `bits` fraction bits, each within 2 units."
     w = bits + _GUARD
@@ -256,7 +256,7 @@ def _atan(t: Fraction, bits: int) -> int:
         total += power // k
     return (16 * total) >> _GUARD
 
-
+# %% ../../nbs/core/05_reference.ipynb #59b3eff9
 def _atan2_enclosure(y: Fraction, x: Fraction, bits: int):
     angle = _atan(abs(y / x), bits) if x else _pi(bits) // 2
     angle = _pi(bits) - angle if x < 0 else angle
@@ -291,7 +291,7 @@ def tanh(x: float) -> float:
     (exact,) = _exact("tanh", x)
     return copysign(_nearest("tanh", abs(exact)), x) if x else x
 
-
+# %% ../../nbs/core/05_reference.ipynb #9696b045
 def sqrt(x: float) -> float:
     "The square root of x >= 0, correctly rounded. Raises E_NUM_NAN_OR_INF for x < 0."
     (exact,) = _exact("sqrt", x)
@@ -318,7 +318,7 @@ def _exact_power(x: Fraction, y: Fraction) -> tuple[int, int] | None:
         return None
     return a**c, b * c
 
-
+# %% ../../nbs/core/05_reference.ipynb #afb11de6
 def _pow_enclosure(x: Fraction, y: Fraction, bits: int):
     extra = max(0, y.numerator.bit_length() - y.denominator.bit_length() + 1) + 4
     z = Fraction(_ln(x, bits + extra), 1 << (bits + extra)) * y
@@ -348,7 +348,7 @@ def _bernoulli(n: int) -> Fraction:
         row = [(i + 1) * (row[i] - row[i + 1]) for i in range(top)]
     return row[0]
 
-
+# %% ../../nbs/core/05_reference.ipynb #ae79aa39
 def _stirling_series(x: Fraction, bits: int) -> tuple[int, int]:
     "The sum of the series with `bits` fraction bits, and its error in units (one a term, one for the remainder)."
     p, q, k, total = x.numerator, x.denominator, 0, 0
@@ -360,7 +360,7 @@ def _stirling_series(x: Fraction, bits: int) -> tuple[int, int]:
             return total, k + 1
         total += term
 
-
+# %% ../../nbs/core/05_reference.ipynb #50ca5506
 def _lgamma_enclosure(x: Fraction, bits: int):
     w = bits + 16
     n = max(0, w // 3 + 10 - int(x))
