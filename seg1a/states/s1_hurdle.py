@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHANNELS', 'BUCKETS', 'DESIGN_COLUMNS', 'LABEL', 'GATE', 'MODULE', 'STREAM', 'HurdleModel', 'hurdle_model', 'Design',
-           'design_of', 'hurdle_probabilities', 'compute_s1', 'hurdle_reference', 'compute_s1_reference', 'HurdleTally',
-           'hurdle_catalogue', 'read_s1', 'design_shards', 'write_s1', 'outputs_present', 'run_s1']
+           'design_of', 'hurdle_links', 'compute_s1', 'hurdle_reference', 'compute_s1_reference', 'HurdleTally',
+           'hurdle_catalogue', 'read_s1', 'design_shards', 'write_s1', 'run_s1']
 
 # %% ../../nbs/states/10_s1_hurdle.ipynb #4495c4b2
 import math
@@ -25,7 +25,8 @@ from ..core.philox import counter_add, substream_keys
 from ..core.run import Lineage, Run, record_failure
 from ..core.samplers import uniform1_k
 from ..core.shards import SHARD, Shard, map_shards
-from ..core.tables import OutputRecord, check_embedding, publish_outputs, read_outputs, read_row_groups, write_json
+from ..core.tables import OutputRecord, check_embedding, publish_outputs, read_row_groups, write_json
+from .evidence import outputs_present
 
 # %% ../../nbs/states/10_s1_hurdle.ipynb #9597dfb7
 CHANNELS = ("CP", "CNP")
@@ -119,7 +120,7 @@ def _probabilities(intercept, mcc, channel, bucket, mcc_index, channel_index, bu
         pi[i] = cr_logistic(eta[i])
 
 # %% ../../nbs/states/10_s1_hurdle.ipynb #135dd247
-def hurdle_probabilities(design: Design, model: HurdleModel) -> tuple[np.ndarray, np.ndarray]:
+def hurdle_links(design: Design, model: HurdleModel) -> tuple[np.ndarray, np.ndarray]:
     "`(eta, pi)` float64[n] of a shard (S1 §3.2, §3.3). Raises `hurdle_nonfinite_eta`, `hurdle_nonfinite_or_oob_pi`."
     eta, pi = np.empty(design.merchant_id.size), np.empty(design.merchant_id.size)
     _probabilities(model.beta[0], *model.blocks, design.mcc_index, design.channel_index, design.bucket_index, eta, pi)
@@ -155,7 +156,7 @@ def compute_s1(design: Design, model: HurdleModel, master: bytes) -> dict[str, n
 
     merchant_id int64; pi, u float64 (u NaN where deterministic); is_multi, deterministic bool; counter words, blocks, draws uint64.
     `master`: 32 bytes of master material. Raises `hurdle_nonfinite_eta`, `hurdle_nonfinite_or_oob_pi`."""
-    _, pi = hurdle_probabilities(design, model)
+    _, pi = hurdle_links(design, model)
     key, hi, lo = substream_keys(master, LABEL, design.merchant_id)
     n = pi.size
     u, is_multi = np.empty(n), np.empty(n, np.bool_)
@@ -306,33 +307,19 @@ def write_s1(run: Run, model: HurdleModel) -> tuple[list[OutputRecord], HurdleTa
     catalogue = write_json(run, "s1_hurdle_catalogue", hurdle_catalogue(run.lineage, merchants, tally.multi_ids), "pretty")
     return [*logs.records, catalogue], tally
 
-# %% ../../nbs/states/10_s1_hurdle.ipynb #f74ef393
-def outputs_present(run: Run) -> bool:
-    "True when the outputs of S1 are complete, False when there is none; `incomplete_dataset_instance` in between."
-    if run.path("state_outputs", state=1).exists():
-        return True
-    found = [path for _, path in event_parts(run, STREAM)] + [run.path(i) for i in ("rng_trace_log", "s1_hurdle_catalogue")]
-    if there := [path for path in found if path.exists()]:
-        raise Seg1aError("incomplete_dataset_instance", "part of the outputs of S1 is there, part is not", path=run.relative(there[0]))
-    return False
-
-
+# %% ../../nbs/states/10_s1_hurdle.ipynb #3db32931
 def run_s1(run: Run) -> dict:
-    """The whole state: gate, read, compute, write, validate, publish. Returns a JSON-able summary.
+    """Gate, read, compute, write, validate, publish. Returns the summary, which is also in the working folder of the state.
 
-    Any Seg1aError leaves a failure record and no staged file, and is raised again; a FAIL of the validator raises its first code."""
-    from seg1a.states.s1_validate import publish_s1, validate_s1    # validation stands on top of this module
+    Any Seg1aError leaves a failure record and no staged file and is raised again; a FAIL raises the code of its first finding."""
+    from seg1a.states.s1_validate import publish_s1, validate_s1    # here, because validation stands on top of this module
     try:
         model = read_s1(run)
-        if not outputs_present(run):
+        places = [path for _, path in event_parts(run, STREAM)] + [run.path(i) for i in ("rng_trace_log", "s1_hurdle_catalogue")]
+        if not outputs_present(run, 1, places):
             publish_outputs(run, 1, write_s1(run, model)[0])
         report = validate_s1(run) if run.options.validate[1] else None
-        publish_s1(run, report)
-        if report is not None and not report.passed:
-            raise report.error()
+        return publish_s1(run, report)
     except Seg1aError as error:
         record_failure(run, None, error, "S1", MODULE, error.detail.get("dataset_id"), error.detail.get("merchant_id"))
         raise
-    return {"state": "S1", "validated": report is not None, "passed": None if report is None else True,
-            "metrics": report.metrics if report else {}, "warnings": report.warnings if report else [],
-            "outputs": [vars(record) for record in read_outputs(run, 1)]}
