@@ -139,7 +139,7 @@ def load_base_weights(policy: Mapping, countries: frozenset[str], tags: Iterable
              for i, record in enumerate(fields.items("selection_rules", non_empty=True))]
     if len({rule.rule_id for rule in rules}) != len(rules):
         fields.refuse("selection_rules", "holds an id twice")
-    imprecise = tuple(sorted(name for name, value in constants.items() if Decimal(repr(value)).scaleb(values["dp"]) % 1))
+    imprecise = tuple(sorted(name for name, value in constants.items() if -Decimal(repr(value)).normalize().as_tuple().exponent > values["dp"]))
     return BaseWeights(values["semver"], values["version"], values["dp"], tuple(rules), imprecise)
 
 # %% ../../nbs/states/32_s3_policies.ipynb #40fb3faa

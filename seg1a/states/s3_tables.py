@@ -37,6 +37,7 @@ class Flat:
         self.reasons = _Lists([c.reason_codes for r in rows for c in r], plan.policies.ladder.reason_codes)
         self.tags = _Lists([c.filter_tags for r in rows for c in r], plan.policies.ladder.filter_tags)
         self.start = np.cumsum(self.length[plan.class_of]) - self.length[plan.class_of]  # of a profile's counts, by rank
+        self.verdicts(plan)
         if plan.policies.weights:
             self.score_texts(plan)
         if plan.policies.lanes.integerisation:
@@ -52,6 +53,16 @@ class Flat:
         each = {"s3_eligibility": lambda: np.ones(len(plan.class_of), dtype=np.int64), "s3_base_weight_priors": lambda: self.scored_length[plan.class_of],
                 "s3_site_sequence": lambda: plan.domain.n_outlets[plan.first]}.get(dataset_id, lambda: self.length[plan.class_of])()
         return int((np.bincount(plan.profile, minlength=len(each)) * each)[plan.good].sum())
+
+    def verdicts(self, plan: Plan) -> None:
+        "What each class says in `s3_eligibility`."
+        rows, ladder = [eligibility_row(0, c.decision) for c in plan.classes], plan.policies.ladder
+        rule, reason = ({word: i for i, word in enumerate(words)} for words in ((r.rule_id for r in ladder.rules), ladder.reason_codes))
+        self.eligible = np.array([row["eligible_crossborder"] for row in rows], dtype=bool)
+        self.source = np.array([rule[row["decision_rule_id"]] for row in rows], dtype=np.int32)
+        self.reason = np.array([reason[row["reason_code"]] for row in rows], dtype=np.int32)
+        self.fired = _Lists([tuple(row["fired_rules"]) for row in rows], list(rule))
+        self.merchant_tags = _Lists([tuple(row["merchant_tags"]) for row in rows], ladder.filter_tags)
 
     def score_texts(self, plan: Plan) -> None:
         "The rows that have a score, by class and country, and the texts of the scores."
@@ -146,20 +157,12 @@ def _site_columns(flat: Flat, kept: np.ndarray, plain: bool) -> tuple[np.ndarray
 # %% ../../nbs/states/36_s3_tables.ipynb #53abcb94
 def _eligibility_columns(flat: Flat, kept: np.ndarray, plain: bool) -> tuple[np.ndarray, dict]:
     "(one row a merchant, columns) of the verdicts."
-    plan, kinds = flat.plan, contracts().arrow_schema("s3_eligibility")
-    group = plan.class_of[plan.profile[kept]]
-    verdicts = [eligibility_row(0, c.decision) for c in plan.classes]
-    ladder = plan.policies.ladder
-    rule_ids, reasons = [rule.rule_id for rule in ladder.rules], list(ladder.reason_codes)
-    fired = _Lists([tuple(v["fired_rules"]) for v in verdicts], rule_ids)
-    tags = _Lists([tuple(v["merchant_tags"]) for v in verdicts], ladder.filter_tags)
-    one = {name: np.array([words.index(v[name]) for v in verdicts], dtype=np.int32)[group]
-           for name, words in (("decision_rule_id", rule_ids), ("reason_code", reasons))} if verdicts else {"decision_rule_id": group, "reason_code": group}
+    ladder, kinds, group = flat.plan.policies.ladder, contracts().arrow_schema("s3_eligibility"), flat.plan.class_of[flat.plan.profile[kept]]
     return np.ones(len(kept), dtype=np.int64), {
-        "eligible_crossborder": np.array([v["eligible_crossborder"] for v in verdicts], dtype=bool)[group],
-        "decision_rule_id": _text(one["decision_rule_id"], rule_ids, plain), "reason_code": _text(one["reason_code"], reasons, plain),
-        "merchant_tags": _list_column(tags, group, kinds.field("merchant_tags").type, plain),
-        "fired_rules": _list_column(fired, group, kinds.field("fired_rules").type, plain)}
+        "eligible_crossborder": flat.eligible[group], "decision_rule_id": _text(flat.source[group], [rule.rule_id for rule in ladder.rules], plain),
+        "reason_code": _text(flat.reason[group], list(ladder.reason_codes), plain),
+        "merchant_tags": _list_column(flat.merchant_tags, group, kinds.field("merchant_tags").type, plain),
+        "fired_rules": _list_column(flat.fired, group, kinds.field("fired_rules").type, plain)}
 
 # %% ../../nbs/states/36_s3_tables.ipynb #412810bc
 _COLUMNS = {"s3_candidate_set": _candidate_columns, "s3_base_weight_priors": _prior_columns, "s3_integerised_counts": _count_columns,
