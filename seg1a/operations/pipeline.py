@@ -6,7 +6,7 @@
 __all__ = ['STATE_MODULES', 'STATE_TITLES', 'Progress', 'RunRequest', 'state_function', 'Execution', 'read_summary',
            'build_summary', 'write_telemetry', 'run_pipeline', 'point_latest']
 
-# %% ../../nbs/operations/02_pipeline.ipynb #af8d0ec7
+# %% ../../nbs/operations/02_pipeline.ipynb #4a85100a
 import importlib
 import json
 import os
@@ -25,7 +25,7 @@ from ..core.errors import Seg1aError
 from ..core.run import Lineage, Options, Run, atomic_bytes, failure_path, open_run, record_failure, unsealed_lineage
 from ..core.shards import worker_count
 
-# %% ../../nbs/operations/02_pipeline.ipynb #6ec0ef1f
+# %% ../../nbs/operations/02_pipeline.ipynb #39af9598
 @dataclass(frozen=True)
 class RunRequest:
     """One run, as asked for. `seed` and `start_time_ns` are u64; `pack` is a verified pack folder."""
@@ -54,7 +54,7 @@ class RunRequest:
             "expect_parameter_hash": self.expect_parameter_hash, "expect_manifest_fingerprint": self.expect_manifest_fingerprint, "handoff": str(handoff),
         }
 
-# %% ../../nbs/operations/02_pipeline.ipynb #871551e4
+# %% ../../nbs/operations/02_pipeline.ipynb #bea1fd61
 STATE_MODULES = ("seg1a.states.s0_foundations", "seg1a.states.s1_hurdle", "seg1a.states.s2_nb_outlets", "seg1a.states.s3_crossborder", "seg1a.states.s4_ztp")
 STATE_TITLES = ("foundations and sealing", "hurdle", "outlet counts", "cross-border universe", "foreign targets")
 Progress = Callable[[str], None]
@@ -64,7 +64,7 @@ def state_function(state: int) -> Callable:
     """`run_sN` of a state 0..4."""
     return getattr(importlib.import_module(STATE_MODULES[state]), f"run_s{state}")
 
-# %% ../../nbs/operations/02_pipeline.ipynb #6e530a21
+# %% ../../nbs/operations/02_pipeline.ipynb #c0eb3fb2
 @dataclass
 class Execution:
     """The progress of one run."""
@@ -91,7 +91,7 @@ class Execution:
         """The run as its states see it."""
         return open_run(self.root, self.request.pack, self.request.workers)
 
-# %% ../../nbs/operations/02_pipeline.ipynb #39b4d5aa
+# %% ../../nbs/operations/02_pipeline.ipynb #0c5d796f
 def _parameters(execution: Execution, state: int) -> dict[str, str]:
     """What the run notebook of a state is given."""
     if state == 0:
@@ -100,12 +100,14 @@ def _parameters(execution: Execution, state: int) -> dict[str, str]:
         return {"request": str(path)}
     return {"root": str(execution.root.absolute()), "pack": str(execution.request.pack.absolute())}
 
-# %% ../../nbs/operations/02_pipeline.ipynb #c61a60bc
+# %% ../../nbs/operations/02_pipeline.ipynb #04ac6963
 def _in_notebook(execution: Execution, state: int) -> None:
     """Execute the run notebook of a state; keep the canonical form, file the raw one under telemetry."""
     from seg1a.operations.audit import canonical_notebook, execute_notebook, local_places, run_notebook_path
 
     kernel = execution.kernels.pop(state, None) or _start(execution, state)
+    if state == 0:
+        _announce_compilation(execution.progress)
     if state < 4:
         execution.kernels[state + 1] = _start(execution, state + 1)
     raw = execution.scratch / f"s{state}.ipynb"
@@ -127,7 +129,7 @@ def _start(execution: Execution, state: int):
 
     return start_kernel(STATE_MODULES[state], execution.request.environment())
 
-# %% ../../nbs/operations/02_pipeline.ipynb #e007f620
+# %% ../../nbs/operations/02_pipeline.ipynb #b11f3c17
 def _in_process(execution: Execution, state: int) -> None:
     """Run a state in this process; the bundle then holds no notebook of it."""
     parameters = _parameters(execution, state)
@@ -140,7 +142,7 @@ def _in_process(execution: Execution, state: int) -> None:
     finally:
         execution.learn_root()
 
-# %% ../../nbs/operations/02_pipeline.ipynb #8ec0c6a8
+# %% ../../nbs/operations/02_pipeline.ipynb #d10c7e89
 def _run_state(execution: Execution, state: int) -> None:
     """One state, from its start to its progress line."""
     execution.progress(f"S{state} {STATE_TITLES[state]} …")
@@ -156,6 +158,15 @@ def _run_state(execution: Execution, state: int) -> None:
     execution.progress(f"S{state} {'not validated' if not summary['validated'] else 'passed'} in {execution.seconds[f'S{state}']:.1f} s ({rows})")
 
 
+def _announce_compilation(progress: Progress) -> None:
+    """Say so when the kernels of this version of the code have never run here: compiling them takes a while, once."""
+    from seg1a.core.kernels import is_compiled
+    from seg1a.core.lineage import package_root
+
+    if not all(is_compiled(package_root() / "core" / name) for name in ("samplers.py", "rows.py")):
+        progress("compiling kernels, once for this version of the code: adds about a minute …")
+
+
 def read_summary(run: Run, state: int) -> dict:
     """The summary that a state left in its working folder. E_BUNDLE_INCOMPLETE when there is none."""
     path = run.work_dir(state) / "summary.json"
@@ -163,7 +174,7 @@ def read_summary(run: Run, state: int) -> dict:
         raise Seg1aError("E_BUNDLE_INCOMPLETE", f"S{state} left no summary", path=run.relative(path))
     return read_json(path.read_bytes(), path.name)
 
-# %% ../../nbs/operations/02_pipeline.ipynb #9ec7f053
+# %% ../../nbs/operations/02_pipeline.ipynb #4e9b9d3a
 def _failure(execution: Execution, error: Seg1aError, state: str) -> dict:
     """The failure record of the run: the first one written, or this error's."""
     request = execution.request
@@ -189,7 +200,7 @@ def _lineage_of(root: Path, request: RunRequest) -> Lineage:
         return Lineage(known["seed"], known["parameter_hash"], known["manifest_fingerprint"], known["run_id"], known["ts_utc"])
     return unsealed_lineage(request.seed, request.start_time_ns)
 
-# %% ../../nbs/operations/02_pipeline.ipynb #01e84b51
+# %% ../../nbs/operations/02_pipeline.ipynb #a8b399eb
 def build_summary(execution: Execution, failure: dict | None, gate: dict) -> dict:
     """The JSON summary of a run (operations §4), from what lies on disk."""
     request, root = execution.request, execution.root
@@ -222,7 +233,7 @@ def _state_summary(execution: Execution, state: int) -> dict | None:
     except Seg1aError:
         return None
 
-# %% ../../nbs/operations/02_pipeline.ipynb #20dbfc08
+# %% ../../nbs/operations/02_pipeline.ipynb #907fbe74
 def write_telemetry(execution: Execution) -> None:
     """`logs/telemetry/execution_stamp.json` and `run_environ.json`: host facts, never sealed (R3, R19)."""
     folder = execution.root / "logs" / "telemetry"
@@ -231,7 +242,7 @@ def write_telemetry(execution: Execution) -> None:
     for name, document in (("run_environ.json", environ), ("execution_stamp.json", stamp)):
         atomic_bytes(folder / name, pretty_json(document), replace=True)
 
-# %% ../../nbs/operations/02_pipeline.ipynb #a10dd38d
+# %% ../../nbs/operations/02_pipeline.ipynb #a78e6272
 def run_pipeline(request: RunRequest, progress: Progress = lambda line: None) -> dict:
     """Run S0 to S4 and seal; returns the summary, which is also in `run_summary.json` of the run root.
 
@@ -261,7 +272,7 @@ def run_pipeline(request: RunRequest, progress: Progress = lambda line: None) ->
         gate["reasons"] = [f"{failure['state']}: {failure['error_code']}"]
     return _finish(execution, failure, gate)
 
-# %% ../../nbs/operations/02_pipeline.ipynb #552e7667
+# %% ../../nbs/operations/02_pipeline.ipynb #cb4dfc3f
 def _seal(execution: Execution) -> dict:
     """Seal the bundle and point `latest` at a run that passed."""
     from seg1a.operations.seal import seal
@@ -282,7 +293,7 @@ def _finish(execution: Execution, failure: dict | None, gate: dict) -> dict:
     atomic_bytes(execution.root / "run_summary.json", pretty_json(summary), replace=True)
     return summary
 
-# %% ../../nbs/operations/02_pipeline.ipynb #b4846827
+# %% ../../nbs/operations/02_pipeline.ipynb #e85079a1
 def point_latest(output_dir: Path, root: Path) -> None:
     """Make `<output_dir>/latest` a relative symlink to `root`, in one rename."""
     temporary = output_dir / f"_tmp.latest.{os.getpid()}"

@@ -1,0 +1,46 @@
+"""Fixtures that several test files share: packs, and `seg1a` as a user types it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """The root of the checkout."""
+    return CHECKOUT
+
+
+@pytest.fixture(scope="session")
+def seg1a():
+    """`seg1a(*arguments, **environment)` -> CompletedProcess of the command line, in a process of its own."""
+
+    def run(*arguments, cwd=None, **environment) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "seg1a", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ | environment, timeout=900)
+
+    return run
+
+
+def _built_pack(folder: Path, merchants: int) -> Path:
+    from seg1a.inputs.pack import build_pack
+
+    build_pack(folder, merchants, CHECKOUT / "reference", CHECKOUT / "policies", "test")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_pack(tmp_path_factory) -> Path:
+    """A pack of 400 merchants: one shard."""
+    return _built_pack(tmp_path_factory.mktemp("packs") / "small", 400)
+
+
+@pytest.fixture(scope="session")
+def sharded_pack(tmp_path_factory) -> Path:
+    """A pack of 70 000 merchants: three shards, so that the number of workers can matter."""
+    return _built_pack(tmp_path_factory.mktemp("packs") / "sharded", 70_000)
