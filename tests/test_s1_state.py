@@ -96,6 +96,14 @@ def test_second_start_validates_only(tmp_path):
     assert tree(run.root) == before
 
 
+def test_second_start_after_s2_changes_nothing(tmp_path):
+    run = end_to_end_run(tmp_path)
+    run_s1(run), run_s2(run)
+    before = tree(run.root)
+    run_s1(run), run_s2(run)
+    assert tree(run.root) == before
+
+
 def test_fragments_are_refused(tmp_path):
     run = end_to_end_run(tmp_path)
     run_s1(run)

@@ -79,10 +79,9 @@ def _stray_files(run: Run, shards: int) -> list[Finding]:
     return [Finding("wrong_dataset_path", "lineage", "no shard of this universe writes this file", run.relative(path)) for path in stray]
 
 
-def _gated_rows(run: Run, multi_ids: np.ndarray) -> tuple[int, list[Finding]]:
-    "Rows of the gated streams that are there, and a finding for each merchant without the gate."
-    gated = {entry["dataset_id"] for entry in contracts().gated_streams(GATE)}
-    rows, findings = 0, []
+def _gated_rows(run: Run, multi_ids: np.ndarray) -> list[Finding]:
+    "A finding for each merchant without the gate who has rows in a gated stream."
+    gated, findings = {entry["dataset_id"] for entry in contracts().gated_streams(GATE)}, []
     for stream in contracts().streams().values():
         for index, path in event_parts(run, stream.id) if stream.dataset_id in gated else ():
             try:
@@ -90,9 +89,8 @@ def _gated_rows(run: Run, multi_ids: np.ndarray) -> tuple[int, list[Finding]]:
             except Seg1aError as error:
                 findings.append(_gate_finding(run.relative(path), f"the rows belong to nobody: {error.message}"))
                 continue
-            rows += ids.size
             findings += [_gate_finding(run.relative(path), "a row without is_multi = true", int(i)) for i in np.setdiff1d(ids, multi_ids)[:MAX_FINDINGS]]
-    return rows, findings
+    return findings
 
 
 def _gate_finding(file: str, message: str, merchant_id: int | None = None) -> Finding:
@@ -138,7 +136,7 @@ def _replay(run: Run, model: HurdleModel, report: Report) -> None:
     report.add("gate", "gate, audit row and inputs", 1)
     _add_groups(report, findings, metrics["events_total"])
     report.add("trace", "one trace row an event, totals step by it", int(totals[0, 2]), trace_findings)
-    report.add("gating", "gated streams hold multi-site merchants only", *_gated_rows(run, tally.multi_ids))
+    report.add("gating", "gated streams hold multi-site merchants only", metrics["multi"], _gated_rows(run, tally.multi_ids))
     report.add("catalogue", "the catalogue is what the events imply", 1, _catalogue_findings(run, metrics["merchants"], tally.multi_ids))
     report.add("second_opinion", "reference and kernels agree on a sample", asked[0], doubts)
     _add_metrics(report, metrics)
