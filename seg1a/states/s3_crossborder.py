@@ -9,6 +9,7 @@ __all__ = ['compute_s3', 'write_table', 'write_s3', 'publish_s3', 'conclude_s3',
 import hashlib
 import tempfile
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 # %% ../../nbs/states/39b_s3_crossborder.ipynb #a6e63767
@@ -19,6 +20,7 @@ from ..core.lineage import digest_file
 from ..core.run import Run, atomic_bytes, record_failure
 from ..core.shards import map_shards
 from ..core.tables import OutputRecord, TableSink, publish_outputs, write_json
+from .evidence import publish_summary, skipped_files
 from .s3_classes import Plan, plan_merchants
 from .s3_inputs import Inputs, read_s3
 from .s3_policies import Lanes
@@ -111,16 +113,12 @@ def publish_s3(run: Run, examination: Examination) -> Path:
         return publish_state_bundle(run, 3, files, examination.report.passed)
 
 # %% ../../nbs/states/39b_s3_crossborder.ipynb #84cc5a68
-def _state_summary(run: Run, records: Iterable[OutputRecord], examination: Examination | None) -> dict:
-    "What the pipeline and the summary of the run are told."
+def _summary_fields(run: Run, records: Iterable[OutputRecord]) -> dict:
+    "What the summary of the state says beyond that of every state: rows, places and toggles."
     lanes = Lanes(run.options.s3_priors, run.options.s3_integerisation, run.options.s3_sequencing)
     rows = {Path(r.path).stem: r.rows for r in records if r.path.endswith(".parquet")}
     places = {f"{d.removeprefix('s3_')}_path": run.relative(run.path(d)) if d in rows else None for d in written_tables(Lanes(True, True, True))}
-    report = examination.report if examination else None
-    return {"state": "S3", "validated": report is not None, "passed": report.passed if report else None, "rows": rows, "rng": [], **places,
-            "merchants": rows.get("s3_eligibility", 0), "toggles": lanes.as_json(), "metrics": report.metrics if report else {},
-            "validation_failed_merchants": len(examination.failures) if report else None, "warnings": report.warnings if report else [],
-            "validation_artifacts_path": run.relative(run.state_bundle(3))}
+    return {"rows": rows, "merchants": rows["s3_eligibility"], "toggles": lanes.as_json(), **places}
 
 # %% ../../nbs/states/39b_s3_crossborder.ipynb #eea2cb26
 def conclude_s3(run: Run, records: list[OutputRecord]) -> tuple[dict, Examination | None]:
@@ -130,11 +128,12 @@ def conclude_s3(run: Run, records: list[OutputRecord]) -> tuple[dict, Examinatio
         publish_s3(run, examination)
     else:
         examination = None
-        publish_state_bundle(run, 3, {"validation_summary.json": pretty_json({"version": "1A.S3.validation.v1", "validated": False, "passed": None})}, None)
-    summary = _state_summary(run, records, examination)
+        publish_state_bundle(run, 3, skipped_files(run, 3), None)
     publish_outputs(run, 3, records)
-    atomic_bytes(run.work_dir(3) / "summary.json", canonical_line(summary), replace=True)
-    return summary, examination
+    more = _summary_fields(run, records)
+    if examination:
+        more |= {"validation_failed_merchants": len(examination.failures), "checks": [asdict(check) for check in examination.report.checks]}
+    return publish_summary(run, 3, examination and examination.report, **more), examination
 
 # %% ../../nbs/states/39b_s3_crossborder.ipynb #83fa70d4
 def run_s3(run: Run) -> dict:
