@@ -72,7 +72,8 @@ class OpenedEvidence(Evidence):
 
     @cached_property
     def inputs(self) -> SealedInputs:
-        """The sealed inputs, as this folder's fingerprint lists them."""
+        """The sealed inputs, as this folder's fingerprint lists them; the list is checked first."""
+        self.rows("fingerprint_artifacts.jsonl")
         return SealedInputs(self.bundle, self.run.pack)
 
     @cached_property
@@ -162,8 +163,9 @@ def lineage_hashes(evidence: OpenedEvidence) -> tuple[int, list[Finding], int]:
     sealed = manifest_fingerprint(_file_digests(artefacts), git_bytes(evidence.run.git_commit), hashed)
     stated = _stated(evidence, hashed, sealed, names, len(artefacts))
     findings = [_mismatch("V2", f"{key} of {file} is not the recomputed one", expected, observed, file) for file, key, expected, observed in stated if expected != observed]
-    if names != sorted(row["filename"] for row in artefacts if _governed(row["filename"])):
-        findings.append(_mismatch("V2", "the parameter files are not those that the registry puts into the parameter hash", observed=names))
+    governed = sorted(({key: row[key] for key in row if key != "path"} for row in artefacts if _governed(row["filename"])), key=lambda row: row["filename"])
+    if parameters != governed:
+        findings.append(_mismatch("V2", "the parameter files are not the sealed files that the registry puts into the parameter hash", observed=names))
     fresh = [evidence.rehashed[name] for name in names if name in evidence.rehashed]
     if parameter_hash(fresh) != hashed or manifest_fingerprint(evidence.rehashed.values(), git_bytes(evidence.run.git_commit), hashed) != sealed:
         findings.append(_mismatch("V2", "the files on disk give other hashes than the recorded digests", code="E_ARTIFACT_UNSEALED"))
@@ -182,7 +184,8 @@ def _stated(evidence: OpenedEvidence, hashed: str, sealed: str, names: list[str]
     }
     lineage = evidence.run.lineage.record()
     in_documents = [(file, key, expected, evidence.document(file)[key]) for file, keys in claims.items() for key, expected in keys.items()]
-    return in_documents + [("run_root.json", key, expected, lineage[key]) for key, expected in hashes.items()]
+    stamped = git_bytes(evidence.document("execution_stamp.json")["git_commit_hex"]).hex()  # 40 or 64 digits there
+    return in_documents + [("execution_stamp.json", "git_commit_hex", git, stamped)] + [("run_root.json", key, expected, lineage[key]) for key, expected in hashes.items()]
 
 # %% ../../nbs/states/05_s0_validate.ipynb #7dcff127
 def run_identity(evidence: OpenedEvidence) -> tuple[int, list[Finding], int]:
