@@ -9,7 +9,6 @@ __all__ = ['CHECKS', 'Evidence', 'OpenedEvidence', 'Check', 'sealed_inputs', 'li
 
 # %% ../../nbs/states/05_s0_validate.ipynb #221846cc
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
