@@ -1,22 +1,15 @@
-"""A run root as S0 leaves it, small and by hand: design table, audit row, sealed coefficient files, S0's bundle with its flag."""
-import hashlib
+"""The inputs of the end-to-end case of the vectors, and random universes, as run roots in small."""
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from seg1a.core.encoding import canonical_line
-from seg1a.core.events import audit_row
 from seg1a.core.exact import ln
-from seg1a.core.gates import publish_state_bundle
-from seg1a.core.run import Lineage, Options, Run, atomic_bytes, claim_run_root, open_run
-from seg1a.core.shards import SHARD, shard_ranges
-from seg1a.core.tables import TableSink, table_of
+from seg1a.core.run import Lineage, Options, Run
+from seg1a.states.replay import miniature_run
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "s1_s2.json").read_text())
 START_NS = 1_700_000_000_000_000_000
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def lineage_of(run: dict) -> Lineage:
@@ -49,38 +42,12 @@ def universe(n: int, model: dict, seed: int = 1) -> dict:
         "gdp_pc_usd_2015": gdp[country], "ln_gdp_pc": np.array([ln(float(g)) for g in gdp])[country]}
 
 
-def write_design(run: Run, columns: dict) -> None:
-    with TableSink(run, "hurdle_design_matrix") as sink:
-        for shard in shard_ranges(len(columns["merchant_id"])):
-            part = {name: values[shard.start:shard.stop] for name, values in columns.items()}
-            sink.write(table_of("hurdle_design_matrix", part | {"parameter_hash": run.lineage.parameter_hash, "produced_by_fingerprint": None, "intercept": 1.0}))
-
-
-def lay_out(root: Path, lineage: Lineage, columns: dict, files: dict[str, dict], options: Options = Options(), workers: int = 1) -> Run:
-    "Everything that S1 and S2 expect below `root`; `files`: basename -> content of the sealed YAML files."
-    pack = root / "pack"
-    rows = []
-    for name, content in files.items():
-        data = json.dumps(content).encode() + b"\n"     # JSON is YAML 1.2
-        atomic_bytes(pack / "config" / name, data)
-        rows.append({"filename": name, "path": f"config/{name}", "size_bytes": len(data), "sha256_hex": hashlib.sha256(data).hexdigest()})
-    run = Run(root / "run", pack, lineage, options, COMMIT, workers)
-    claim_run_root(run.root, lineage)
-    atomic_bytes(run.path("rng_audit_log"), audit_row(lineage, COMMIT, None))
-    write_design(run, columns)
-    stamp = {"seed": lineage.seed, "parameter_hash": lineage.parameter_hash, "manifest_fingerprint": lineage.manifest_fingerprint,
-             "run_id": lineage.run_id, "start_ns": lineage.start_time_ns, "git_commit_hex": COMMIT, "cli_flags": options.sealed()}
-    publish_state_bundle(run, 0, {"fingerprint_artifacts.jsonl": b"".join(canonical_line(row) for row in rows),
-                                  "execution_stamp.json": canonical_line(stamp), "validation_summary.json": canonical_line({"passed": True})}, True)
-    return replace(open_run(run.root, pack, workers), options=options)
-
-
 def end_to_end_run(root: Path, changes: dict | None = None, options: Options = Options(), workers: int = 1) -> Run:
     "The input of the end-to-end case of the vectors; `changes` replace whole sealed files."
     whole = VECTORS["end_to_end"]["input"]
     files = {"hurdle_coefficients.yaml": whole["hurdle_coefficients"], "nb_dispersion_coefficients.yaml": whole["nb_dispersion_coefficients"],
              "validation_policy.yaml": {"semver": "1.0.0", "version": "1", "s2": whole["policy"]}} | (changes or {})
-    return lay_out(root, lineage_of(whole["run"]), design_columns(whole), files, options, workers)
+    return miniature_run(root, lineage_of(whole["run"]), design_columns(whole), files, options, workers)
 
 
 def tree(root: Path) -> dict[str, bytes]:

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from s1_s2_support import VECTORS, end_to_end_run, lay_out, lineage_of, tree, universe
+from s1_s2_support import VECTORS, end_to_end_run, lineage_of, tree, universe
 
 from seg1a.core.errors import Seg1aError
 from seg1a.core.events import part_path
 from seg1a.core.run import Options, failure_path
+from seg1a.states.replay import miniature_run
 from seg1a.states.s1_hurdle import run_s1
 from seg1a.states.s1_validate import validate_s1
 from seg1a.states.s2_nb_outlets import run_s2
@@ -73,7 +74,7 @@ def test_broken_model_leaves_nothing(tmp_path, change, code):
 def test_design_of_another_run(tmp_path):
     run = end_to_end_run(tmp_path)
     other = end_to_end_run(tmp_path / "other")
-    foreign = lay_out(tmp_path / "third", replace(other.lineage, parameter_hash="f" * 64), universe(5, HURDLE), {"hurdle_coefficients.yaml": HURDLE})
+    foreign = miniature_run(tmp_path / "third", replace(other.lineage, parameter_hash="f" * 64), universe(5, HURDLE), {"hurdle_coefficients.yaml": HURDLE})
     run.path("hurdle_design_matrix").write_bytes(foreign.path("hurdle_design_matrix").read_bytes())
     assert code_of(run_s1, run) == "E_PARTITION_MISMATCH"
 
@@ -227,7 +228,7 @@ def test_worker_counts_write_the_same_bytes(tmp_path):
     policy = {"s2": {"corridors": {"rho_reject_max": 0.06, "p99_max": 3}, "cusum": {"reference_k": 0.5, "alpha_cap": 0.95, "false_alarm": 1e-4}}}
     files = {"hurdle_coefficients.yaml": model, "nb_dispersion_coefficients.yaml": dispersion, "validation_policy.yaml": policy}
     for workers in (1, 3):
-        run = lay_out(tmp_path / str(workers), lineage_of(VECTORS["end_to_end"]["input"]["run"]), columns, files, workers=workers)
+        run = miniature_run(tmp_path / str(workers), lineage_of(VECTORS["end_to_end"]["input"]["run"]), columns, files, workers=workers)
         one, two = run_s1(run), run_s2(run)
         assert one["passed"] and two["passed"]
         trees.append(tree(run.root))

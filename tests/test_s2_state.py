@@ -5,12 +5,13 @@ import json
 
 import numpy as np
 import pytest
-from s1_s2_support import VECTORS, end_to_end_run, lay_out, lineage_of, tree, universe
+from s1_s2_support import VECTORS, end_to_end_run, lineage_of, tree, universe
 
 from seg1a.core.errors import Seg1aError
 from seg1a.core.events import part_path
 from seg1a.core.run import Options, failure_path
 from seg1a.core.tables import MerchantAbort, read_aborts, write_aborts
+from seg1a.states.replay import miniature_run
 from seg1a.states.s1_hurdle import run_s1
 from seg1a.states.s2_nb_outlets import STREAMS, run_s2
 from seg1a.states.s2_validate import validate_s2
@@ -231,7 +232,7 @@ def test_seeds_and_thresholds(tmp_path):
     drawn = []
     for n, (policy, seed) in enumerate(zip(policies, (42, 42, 43))):
         lineage = lineage_of(INPUT["run"] | {"seed": seed, "manifest_fingerprint": f"{n:064x}"})
-        run = lay_out(tmp_path / str(n), lineage, universe(500, model), files | {"validation_policy.yaml": policy})
+        run = miniature_run(tmp_path / str(n), lineage, universe(500, model), files | {"validation_policy.yaml": policy})
         run_s1(run), run_s2(run)
         rows = [json.loads(line) for line in part_path(run, "nb_final", 0).read_bytes().splitlines()]
         drawn.append({row["merchant_id"]: (row["n_outlets"], row["rng_counter_before_lo"]) for row in rows})

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['CHANNELS', 'BUCKETS', 'DESIGN_COLUMNS', 'LABEL', 'GATE', 'MODULE', 'STREAM', 'HurdleModel', 'hurdle_model', 'Design',
            'design_of', 'hurdle_links', 'compute_s1', 'hurdle_reference', 'compute_s1_reference', 'HurdleTally',
-           'hurdle_catalogue', 'read_s1', 'design_shards', 'write_s1', 'run_s1']
+           'hurdle_catalogue', 'read_s1', 'write_s1', 'run_s1']
 
 # %% ../../nbs/states/10_s1_hurdle.ipynb #4495c4b2
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,9 +24,10 @@ from ..core.numerics import cr_logistic, logistic, neumaier4_k, neumaier_dot
 from ..core.philox import counter_add, substream_keys
 from ..core.run import Lineage, Run, record_failure
 from ..core.samplers import uniform1_k
-from ..core.shards import SHARD, Shard, map_shards
-from ..core.tables import OutputRecord, check_embedding, publish_outputs, read_row_groups, write_json
+from ..core.shards import Shard, map_shards
+from ..core.tables import OutputRecord, publish_outputs, write_json
 from .evidence import outputs_present
+from .replay import design_shards
 
 # %% ../../nbs/states/10_s1_hurdle.ipynb #9597dfb7
 CHANNELS = ("CP", "CNP")
@@ -253,7 +254,7 @@ def hurdle_catalogue(lineage: Lineage, merchant_count: int, multi_ids: np.ndarra
 
 MODULE = "1A.hurdle_sampler"
 
-# %% ../../nbs/states/10_s1_hurdle.ipynb #b047e77c
+# %% ../../nbs/states/10_s1_hurdle.ipynb #5c87420d
 def read_s1(run: Run) -> HurdleModel:
     """Pass the gate and read the model.
 
@@ -261,30 +262,6 @@ def read_s1(run: Run) -> HurdleModel:
     require_flags(run, 1)
     require_audit(run, "rng_audit_missing_before_first_draw")
     return hurdle_model(run.yaml("hurdle_coefficients.yaml"))
-
-
-def design_shards(run: Run, model: HurdleModel) -> Iterator[tuple[Shard, Design]]:
-    "The shards of the design in order. Errors of `design_of`; `cardinality_mismatch` when a row group is no shard; `E_PARTITION_MISMATCH`."
-    start, previous, short = 0, 0, False
-    names = ("parameter_hash", *DESIGN_COLUMNS)
-    for index, table in enumerate(read_row_groups(run, "hurdle_design_matrix", names, dictionary=True)):
-        check_embedding(table, run, "hurdle_design_matrix")
-        columns = {name: _values(table[name]) for name in DESIGN_COLUMNS}
-        ids = columns["merchant_id"]
-        ordered = ids[0] > previous and (ids[1:] > ids[:-1]).all()
-        if short or len(ids) > SHARD or not ordered:
-            raise Seg1aError("cardinality_mismatch", f"row group {index} of the design is not shard {index} of the universe", row_group=index)
-        short, previous = len(ids) < SHARD, int(ids[-1])
-        yield Shard(index, start, start + len(ids)), design_of(columns, model)
-        start += len(ids)
-
-
-def _values(column) -> np.ndarray:
-    "An Arrow column as a NumPy array; texts as Python strings, each distinct one once."
-    array = column.combine_chunks()
-    if hasattr(array, "dictionary"):
-        return np.array(array.dictionary.to_pylist(), dtype=object)[array.indices.to_numpy()]
-    return array.to_numpy()
 
 # %% ../../nbs/states/10_s1_hurdle.ipynb #454a37d6
 STREAM = "hurdle_bernoulli"
@@ -294,13 +271,13 @@ def write_s1(run: Run, model: HurdleModel) -> tuple[list[OutputRecord], HurdleTa
     "Produce events, trace rows and catalogue of the run: the records of the files written, and the tally. Errors of the steps before."
     tally = HurdleTally()
 
-    def shard_events(item: tuple[Shard, Design]) -> dict:
-        columns = compute_s1(item[1], model, run.lineage.master)
+    def shard_events(item: tuple[Shard, dict]) -> dict:
+        columns = compute_s1(design_of(item[1], model), model, run.lineage.master)
         logs.write(STREAM, item[0].index, columns)
         return columns
 
     with StateLogs(run, 1) as logs:
-        for columns in map_shards(shard_events, design_shards(run, model), run.workers):
+        for columns in map_shards(shard_events, design_shards(run, DESIGN_COLUMNS), run.workers):
             logs.append_trace(trace_columns([(0, columns, None)]))
             tally.add(columns)
     merchants = sum(tally.counts.values())

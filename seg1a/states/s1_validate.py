@@ -8,21 +8,21 @@ __all__ = ['EVENT_CODES', 'TRACE_CODES', 'GROUPS', 'validate_s1', 'publish_s1']
 # %% ../../nbs/states/11_s1_validate.ipynb #f6d690ec
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..core.contracts import contracts
-from ..core.encoding import pretty_json
 from ..core.errors import Seg1aError
-from ..core.events import (TraceColumns, event_parts, foreign_files, part_path, read_event_part, trace_columns,
+from ..core.events import (TraceColumns, event_parts, part_path, read_event_part, trace_columns,
                                validate_event_part, validate_trace)
 from ..core.findings import MAX_FINDINGS, Finding, Report
 from ..core.run import Run
 from ..core.shards import SHARD, Shard, map_shards
-from .evidence import evidence_files, publish_evidence, publish_summary, sampled, skipped_files
-from .s1_hurdle import (GATE, STREAM, Design, HurdleModel, HurdleTally, compute_s1, design_shards, hurdle_catalogue,
-                                    hurdle_reference, read_s1)
+from .evidence import evidence_files, publish_evidence, publish_summary, skipped_files
+from .replay import add_groups, catalogue_findings, design_shards, sampled, stray_files
+from .s1_hurdle import (DESIGN_COLUMNS, GATE, STREAM, Design, HurdleModel, HurdleTally, compute_s1, design_of,
+                                    hurdle_catalogue, hurdle_reference, read_s1)
 
 # %% ../../nbs/states/11_s1_validate.ipynb #6b469d5e
 EVENT_CODES = {
@@ -65,20 +65,15 @@ class _Checked:
     doubts: list[Finding]
 
 
-def _check_shard(run: Run, model: HurdleModel, shard: Shard, design: Design) -> _Checked:
+def _check_shard(run: Run, model: HurdleModel, shard: Shard, stored: Mapping[str, np.ndarray]) -> _Checked:
     "Make a shard again and compare it with its part."
+    design = design_of(stored, model)
     columns = compute_s1(design, model, run.lineage.master)
     findings = validate_event_part(run, STREAM, shard.index, columns, EVENT_CODES)
     asked, doubts = _second_opinion(shard, design, model, columns, run.lineage.master)
     return _Checked(columns, trace_columns([(0, columns, None)]), findings, asked, doubts)
 
 # %% ../../nbs/states/11_s1_validate.ipynb #58f55f95
-def _stray_files(run: Run, shards: int) -> list[Finding]:
-    "Files in the event folder that belong to no shard."
-    stray = [*foreign_files(run, STREAM), *(path for index, path in event_parts(run, STREAM) if index >= shards)]
-    return [Finding("wrong_dataset_path", "lineage", "no shard of this universe writes this file", run.relative(path)) for path in stray]
-
-
 def _gated_rows(run: Run, multi_ids: np.ndarray) -> list[Finding]:
     "A finding for each merchant without the gate who has rows in a gated stream."
     gated, findings = {entry["dataset_id"] for entry in contracts().gated_streams(GATE)}, []
@@ -95,15 +90,6 @@ def _gated_rows(run: Run, multi_ids: np.ndarray) -> list[Finding]:
 
 def _gate_finding(file: str, message: str, merchant_id: int | None = None) -> Finding:
     return Finding("gating_violation_no_prior_hurdle_true", "gating", message, file, None, merchant_id)
-
-# %% ../../nbs/states/11_s1_validate.ipynb #463c0880
-def _catalogue_findings(run: Run, merchants: int, multi_ids: np.ndarray) -> list[Finding]:
-    "The catalogue on disk against the one that the events imply."
-    path, expected = run.path("s1_hurdle_catalogue"), pretty_json(hurdle_catalogue(run.lineage, merchants, multi_ids))
-    if path.is_file() and path.read_bytes() == expected:
-        return []
-    what = "differs from what the events imply" if path.is_file() else "is missing"
-    return [Finding("catalogue_mismatch", "catalogue", f"the catalogue {what}", run.relative(path))]
 
 # %% ../../nbs/states/11_s1_validate.ipynb #9b8a66bc
 def validate_s1(run: Run) -> Report:
@@ -123,7 +109,7 @@ def _replay(run: Run, model: HurdleModel, report: Report) -> None:
     tally, findings, doubts, asked = HurdleTally(), [], [], [0]
 
     def traces() -> Iterator[TraceColumns]:
-        for checked in map_shards(lambda item: _check_shard(run, model, *item), design_shards(run, model), run.workers):
+        for checked in map_shards(lambda item: _check_shard(run, model, *item), design_shards(run, DESIGN_COLUMNS), run.workers):
             tally.add(checked.columns)
             findings.extend(checked.findings)
             doubts.extend(checked.doubts)
@@ -132,23 +118,17 @@ def _replay(run: Run, model: HurdleModel, report: Report) -> None:
 
     trace_findings, totals = validate_trace(run, 1, traces(), TRACE_CODES)
     metrics = tally.metrics()
-    findings += _stray_files(run, -(-metrics["merchants"] // SHARD))
+    findings += stray_files(run, [STREAM], -(-metrics["merchants"] // SHARD))
     report.add("gate", "gate, audit row and inputs", 1)
-    _add_groups(report, findings, metrics["events_total"])
+    add_groups(report, GROUPS, findings, metrics["events_total"])
     report.add("trace", "one trace row an event, totals step by it", int(totals[0, 2]), trace_findings)
     report.add("gating", "gated streams hold multi-site merchants only", metrics["multi"], _gated_rows(run, tally.multi_ids))
-    report.add("catalogue", "the catalogue is what the events imply", 1, _catalogue_findings(run, metrics["merchants"], tally.multi_ids))
+    catalogue = hurdle_catalogue(run.lineage, metrics["merchants"], tally.multi_ids)
+    report.add("catalogue", "the catalogue is what the events imply", 1, catalogue_findings(run, "s1_hurdle_catalogue", catalogue))
     report.add("second_opinion", "reference and kernels agree on a sample", asked[0], doubts)
     _add_metrics(report, metrics)
 
 # %% ../../nbs/states/11_s1_validate.ipynb #0ec46105
-def _add_groups(report: Report, findings: list[Finding], rows: int) -> None:
-    "Each finding to the group that owns its code."
-    for group, (title, codes) in GROUPS.items():
-        mine = sorted((replace(f, check=group) for f in findings if f.code in codes), key=lambda f: (f.merchant_id or 0, f.file or "", f.row or 0))
-        report.add(group, title, rows, mine)
-
-
 def _add_metrics(report: Report, metrics: dict) -> None:
     "The metrics, and the one line that is a warning: |z| > 5."
     report.metrics |= metrics

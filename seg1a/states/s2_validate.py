@@ -16,16 +16,16 @@ import numpy as np
 
 from ..core.encoding import pretty_json
 from ..core.errors import Seg1aError
-from ..core.events import (TraceColumns, event_parts, foreign_files, part_path, read_event_part, validate_event_part,
-                               validate_trace)
+from ..core.events import TraceColumns, part_path, read_event_part, validate_event_part, validate_trace
 from ..core.findings import Finding, Report
 from ..core.run import Run
-from ..core.shards import SHARD, Shard, map_shards
+from ..core.shards import Shard, map_shards
 from ..core.tables import read_aborts
-from .evidence import evidence_files, lineage_record, publish_evidence, publish_summary, sampled, skipped_files
+from .evidence import evidence_files, lineage_record, publish_evidence, publish_summary, skipped_files
+from .replay import add_groups, catalogue_findings, design_shards, sampled, stray_files
 from .s2_attempts import Features, NbModel, NbPart, compute_s2, draw_counts, nb_trace, reference_links
 from .s2_corridors import CORRIDOR_METRICS, CorridorPolicy, Corridors
-from .s2_nb_outlets import STREAMS, NbInputs, NbTally, design_groups, judge, nb_catalogue, read_s2, shard_features
+from .s2_nb_outlets import FEATURES, STREAMS, NbInputs, NbTally, judge, nb_catalogue, read_s2, shard_features
 
 # %% ../../nbs/states/23_s2_validate.ipynb #80d828ee
 _COMMON = {"schema": "schema_violation", "label": "substream_label_mismatch", "lineage": "partition_misuse", "missing": "event_coverage_gap",
@@ -116,22 +116,6 @@ def _abort_findings(run: Run, tally: NbTally) -> list[Finding]:
     found += [("event_coverage_gap", i, "the abort row differs from the replay") for i in expected.keys() & observed.keys() if expected[i] != observed[i]]
     return [Finding(code, "coverage", message, file, None, merchant) for code, merchant, message in sorted(found, key=lambda f: f[1])]
 
-
-def _stray_files(run: Run, shards: int) -> list[Finding]:
-    "Files in the event folders of S2 that no shard of this universe writes."
-    stray = {path for stream in STREAMS for path in foreign_files(run, stream)}
-    stray |= {path for stream in STREAMS for index, path in event_parts(run, stream) if index >= shards}
-    return [Finding("wrong_dataset_path", "lineage", "no shard of this universe writes this file", run.relative(path)) for path in sorted(stray)]
-
-
-def _catalogue_findings(run: Run, tally: NbTally, metrics: dict) -> list[Finding]:
-    "The catalogue on disk against the one that the events imply."
-    path, expected = run.path("s2_nb_catalogue"), pretty_json(nb_catalogue(run.lineage, tally, metrics))
-    if path.is_file() and path.read_bytes() == expected:
-        return []
-    what = "differs from what the events imply" if path.is_file() else "is missing"
-    return [Finding("catalogue_mismatch", "catalogue", f"the catalogue {what}", run.relative(path))]
-
 # %% ../../nbs/states/23_s2_validate.ipynb #8b7d2faf
 @dataclass
 class NbReport(Report):
@@ -161,7 +145,7 @@ def _replay(run: Run, model: NbModel, report: Report) -> tuple[NbTally, int]:
     tally, findings, doubts, seen = NbTally(), [], [], {"asked": 0, "shards": 0}
 
     def traces() -> Iterator[TraceColumns]:
-        for checked in map_shards(lambda item: _check_shard(run, model, *item), design_groups(run), run.workers):
+        for checked in map_shards(lambda item: _check_shard(run, model, *item), design_shards(run, FEATURES), run.workers):
             tally.add(checked.multi_ids, checked.part.final, checked.part.aborted, checked.part.aborted_attempt)
             findings.extend(checked.findings)
             doubts.extend(checked.doubts)
@@ -170,11 +154,9 @@ def _replay(run: Run, model: NbModel, report: Report) -> tuple[NbTally, int]:
             yield checked.trace
 
     trace_findings, totals = validate_trace(run, 2, traces(), TRACE_CODES)
-    findings += _abort_findings(run, tally) + _stray_files(run, seen["shards"])
+    findings += _abort_findings(run, tally) + stray_files(run, STREAMS, seen["shards"])
     report.add("gate", "gate, audit row and inputs", 1)
-    for group, (title, codes) in GROUPS.items():
-        mine = sorted((replace(f, check=group) for f in findings if f.code in codes), key=lambda f: (f.merchant_id or 0, f.file or "", f.row or 0))
-        report.add(group, title, int(totals[:, 2].sum()), mine)
+    add_groups(report, GROUPS, findings, int(totals[:, 2].sum()))
     report.add("trace", "one trace row an event, totals step by it", int(totals[:, 2].sum()), trace_findings)
     report.add("second_opinion", "reference and kernels agree on a sample", seen["asked"], doubts)
     return tally, seen["shards"]
@@ -200,7 +182,8 @@ def _judge_disk(run: Run, shards: int, report: NbReport) -> None:
     gaps = [] if attempts == rows and not unfinished else [
         Finding("event_coverage_gap", "counts", "merchants or attempts do not add up", None, None, None, [rows, 0], [attempts, unfinished])]
     report.add("counts", "finals, aborts and attempts add up", rows, gaps)
-    report.add("catalogue", "the catalogue is what the events imply", 1, _catalogue_findings(run, tally, report.metrics))
+    catalogue = nb_catalogue(run.lineage, tally, report.metrics)
+    report.add("catalogue", "the catalogue is what the events imply", 1, catalogue_findings(run, "s2_nb_catalogue", catalogue))
     _add_corridors(report)
 
 # %% ../../nbs/states/23_s2_validate.ipynb #138d0f9b
