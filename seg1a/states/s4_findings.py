@@ -5,25 +5,25 @@
 # %% auto #0
 __all__ = ['CHECKS', 'ATTEMPT', 'REJECTION', 'MARKER', 'FINAL', 'finding', 'judge_row', 'explain_shard']
 
-# %% ../../nbs/states/45_s4_findings.ipynb #c0da2df4
+# %% ../../nbs/states/45_s4_findings.ipynb #baeb27f8
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-# %% ../../nbs/states/45_s4_findings.ipynb #3ea93f78
+# %% ../../nbs/states/45_s4_findings.ipynb #0c6a975a
 from ..core.contracts import StreamRecord, contracts
 from ..core.encoding import canonical_json, canonical_line, read_json
 from ..core.errors import Seg1aError
-from ..core.event_rows import COUNTERS, event_chunks, event_program, part_path, stream_record
+from ..core.event_rows import event_chunks, event_program, part_path, stream_record
 from ..core.findings import Finding
 from ..core.rows import row_objects
 from ..core.run import Run
 from ..core.samplers import PTRS_FROM
-from .s4_sampler import CAP_ABORT, OUTCOMES, SHORT_CIRCUIT, STREAMS, ZtpPart
+from .s4_sampler import CAP_ABORT, SHORT_CIRCUIT, STREAMS, ZtpPart
 
-# %% ../../nbs/states/45_s4_findings.ipynb #92c990b2
+# %% ../../nbs/states/45_s4_findings.ipynb #66705d2c
 CHECKS = {
     "V1": ("every row is valid against its schema", ("SCHEMA_INVALID",)),
     "V2": ("embedded lineage is the run's and the path's", ("PARTITION_MISMATCH",)),
@@ -46,7 +46,7 @@ def finding(code: str, message: str, **facts) -> Finding:
     "A finding under the check that owns its code; a code of no check stands under its own name."
     return Finding(code, _CHECK_OF.get(code, code), message, **facts)
 
-# %% ../../nbs/states/45_s4_findings.ipynb #451cf5eb
+# %% ../../nbs/states/45_s4_findings.ipynb #4588a7f3
 def _account(value: Mapping) -> str | None:
     "What is wrong with blocks, draws and counters of a row with valid types, or None."
     before, after = ((value[f"rng_counter_{side}_hi"] << 64) + value[f"rng_counter_{side}_lo"] for side in ("before", "after"))
@@ -60,7 +60,7 @@ def _account(value: Mapping) -> str | None:
     due = (value["k"] + 1, value["k"] + 1) if value["lambda"] < PTRS_FROM else (blocks, 2 * blocks)
     return None if (blocks, draws) == due and blocks > 0 else "blocks and draws are not those of the regime"
 
-# %% ../../nbs/states/45_s4_findings.ipynb #c3b2fe27
+# %% ../../nbs/states/45_s4_findings.ipynb #c5ee0c24
 def _identity_faults(run: Run, stream: StreamRecord, value: Mapping) -> Iterator[tuple]:
     "(code, message, field, right value) of lineage and labels that are not the run's and the stream's."
     ours = {"seed": run.lineage.seed, "ts_utc": run.lineage.ts_utc, **{k: getattr(run.lineage, k) for k in ("parameter_hash", "run_id", "manifest_fingerprint")}}
@@ -96,7 +96,7 @@ def judge_row(run: Run, stream_id: str, line: bytes) -> tuple[dict | None, list[
         faults.append(("SORT_BROKEN", "the row is not canonical JSON", None, None))
     return value, faults
 
-# %% ../../nbs/states/45_s4_findings.ipynb #aa207601
+# %% ../../nbs/states/45_s4_findings.ipynb #0fb4acc1
 @dataclass
 class _Evidence:
     "What the parts of a shard hold: rows by merchant and stream, merchants whose lines differ, findings so far."
@@ -135,7 +135,7 @@ def _read_part(run: Run, stream_id: str, shard_index: int, columns: Mapping[str,
             evidence.rows[merchant][stream_id].append(value)
     evidence.different.update(read_json(line, file)["merchant_id"] for line, count in left.items() if count > 0)
 
-# %% ../../nbs/states/45_s4_findings.ipynb #2948b83d
+# %% ../../nbs/states/45_s4_findings.ipynb #0273f810
 ATTEMPT, REJECTION, MARKER, FINAL = STREAMS
 _JUDGED_ELSEWHERE = {"lambda", "lambda_extra", "regime", "reason", "attempt", "attempts", "seed", "parameter_hash", "run_id", "manifest_fingerprint", "ts_utc",
                      "module", "substream_label", "context"}
@@ -159,7 +159,7 @@ def _structure(outcome: int, rows: Mapping[str, list[dict]]) -> Iterator[tuple[s
     elif any(row["attempts"] != len(numbers) for stream in (FINAL, MARKER) for row in rows[stream]):
         yield "ATTEMPT_GAPS", f"the terminal row does not count {len(numbers)} attempts"
 
-# %% ../../nbs/states/45_s4_findings.ipynb #d88b32d9
+# %% ../../nbs/states/45_s4_findings.ipynb #5de54c4b
 def _content(expected: Mapping[str, list[dict]], rows: Mapping[str, list[dict]]) -> Iterator[tuple[str, str, object, object]]:
     "V8, V9: (code, message, expected, observed) for every field of a row that has a counterpart, and differs."
     for stream_id in STREAMS:
@@ -189,7 +189,7 @@ def _judge_merchant(merchant: int, outcome: int | None, expected: Mapping[str, l
             seen.add((code, message))
             yield finding(code, message, merchant_id=merchant, expected=a, observed=b)
 
-# %% ../../nbs/states/45_s4_findings.ipynb #a9841eca
+# %% ../../nbs/states/45_s4_findings.ipynb #5187fad6
 def _expected_rows(run: Run, part: ZtpPart, merchants: set[int]) -> dict[int, dict[str, list[dict]]]:
     "The rows of some merchants as they should be, by merchant and stream."
     wanted, rows = np.array(sorted(merchants), np.int64), defaultdict(lambda: defaultdict(list))

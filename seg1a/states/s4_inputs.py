@@ -6,7 +6,7 @@
 __all__ = ['VERDICTS', 'READY', 'SINGLE', 'INELIGIBLE', 'GIVEN_UP', 'NO_HURDLE', 'NO_VERDICT', 'NO_OUTLETS', 'NO_CANDIDATES',
            'GAPS', 'Inputs', 'read_s4']
 
-# %% ../../nbs/states/42_s4_inputs.ipynb #b47bf01c
+# %% ../../nbs/states/42_s4_inputs.ipynb #44809c49
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-# %% ../../nbs/states/42_s4_inputs.ipynb #3c4af0e0
+# %% ../../nbs/states/42_s4_inputs.ipynb #4da7e70f
 from ..core.encoding import read_json
 from ..core.errors import Seg1aError
 from ..core.events import event_parts, read_event_part, require_audit
@@ -25,7 +25,7 @@ from ..core.tables import check_embedding, read_aborts, read_parquet, read_row_g
 from .s4_policy import Features, ZtpPolicy, openness, read_features, read_policy
 from .s4_sampler import Scope
 
-# %% ../../nbs/states/42_s4_inputs.ipynb #e4b0517d
+# %% ../../nbs/states/42_s4_inputs.ipynb #155371a3
 def _reason_of(run: Run, path: Path, refusal: Seg1aError) -> Seg1aError:
     "The error of S4 for an upstream part that the strict reader refused."
     if refusal.code != "E_RNG_ENVELOPE":
@@ -52,7 +52,7 @@ def _events(run: Run, stream_id: str, names: Iterable[str]) -> Iterator[list[np.
 
     yield from map_shards(one, event_parts(run, stream_id), run.workers)
 
-# %% ../../nbs/states/42_s4_inputs.ipynb #8932ac80
+# %% ../../nbs/states/42_s4_inputs.ipynb #82118a0e
 def _tables(run: Run, dataset_id: str, names: Iterable[str]) -> Iterator[list[np.ndarray]]:
     "The named columns of each row group of a table of the run. `PARTITION_MISMATCH`, errors of `read_row_groups`."
     names = list(names)
@@ -63,7 +63,7 @@ def _tables(run: Run, dataset_id: str, names: Iterable[str]) -> Iterator[list[np
             raise Seg1aError("PARTITION_MISMATCH", error.message, **error.detail) from error
         yield [group[name].to_numpy() for name in names]
 
-# %% ../../nbs/states/42_s4_inputs.ipynb #6abd60c5
+# %% ../../nbs/states/42_s4_inputs.ipynb #2de11d37
 def _places(universe: np.ndarray, ids: np.ndarray, source: str) -> np.ndarray:
     "Where these ids stand in the universe, int64[m]. `UPSTREAM_INCONSISTENT` for one that does not."
     place = np.minimum(np.searchsorted(universe, ids), max(len(universe) - 1, 0))
@@ -90,7 +90,7 @@ class _Column:
             raise Seg1aError("UPSTREAM_INCONSISTENT", f"{self._source}: merchant {first} has two rows", source=self._source, merchant_id=first)
         self.value[place], self.known[place] = values, True
 
-# %% ../../nbs/states/42_s4_inputs.ipynb #23a843c2
+# %% ../../nbs/states/42_s4_inputs.ipynb #c3c319e7
 def _candidate_counts(run: Run, universe: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "(home rows, foreign rows) of every merchant of the universe, int64[n] each."
     home, every = np.zeros(len(universe), np.int64), np.zeros(len(universe), np.int64)
@@ -101,7 +101,7 @@ def _candidate_counts(run: Run, universe: np.ndarray) -> tuple[np.ndarray, np.nd
         np.add.at(every, place, np.diff(first, append=len(ids)))
     return home, every - home
 
-# %% ../../nbs/states/42_s4_inputs.ipynb #128324c1
+# %% ../../nbs/states/42_s4_inputs.ipynb #91364fcc
 VERDICTS = ("ready", "single", "ineligible", "given_up", "no_hurdle", "no_verdict", "no_outlets", "no_candidates")
 READY, SINGLE, INELIGIBLE, GIVEN_UP, NO_HURDLE, NO_VERDICT, NO_OUTLETS, NO_CANDIDATES = range(len(VERDICTS))
 GAPS = {NO_HURDLE: ("UPSTREAM_MISSING_S1", "hurdle_absent"), NO_VERDICT: ("UPSTREAM_MISSING_A", "eligibility_absent"),
@@ -114,7 +114,7 @@ def _verdicts(hurdle: _Column, eligible: _Column, admitted: _Column, given_up: n
     verdicts = [NO_HURDLE, SINGLE, NO_VERDICT, INELIGIBLE, GIVEN_UP, NO_VERDICT, INELIGIBLE, NO_OUTLETS, NO_CANDIDATES]
     return np.select(conditions, [np.uint8(v) for v in verdicts], np.uint8(READY))
 
-# %% ../../nbs/states/42_s4_inputs.ipynb #39842bb7
+# %% ../../nbs/states/42_s4_inputs.ipynb #0a862152
 @dataclass(frozen=True)
 class Inputs:
     "What S4 has read: ids int64[n] ascending, `verdict` uint8[n] (`VERDICTS`), `n_outlets`, `foreign` int64[n] (0 where there is no row)."
@@ -141,7 +141,7 @@ class Inputs:
         rows = np.flatnonzero(np.isin(self.verdict, list(GAPS)))
         return [(m, *GAPS[v]) for m, v in zip(self.universe[rows].tolist(), self.verdict[rows].tolist())]
 
-# %% ../../nbs/states/42_s4_inputs.ipynb #ceb7d207
+# %% ../../nbs/states/42_s4_inputs.ipynb #ecea854e
 def _universe(run: Run) -> np.ndarray:
     "The ids of the merchant snapshot, ascending."
     snapshot = run.artefact_path("transaction_schema_merchant_ids.parquet")
