@@ -24,9 +24,9 @@ from ..core.errors import Seg1aError
 from ..core.events import audit_row
 from ..core.findings import Report
 from ..core.gates import publish_state_bundle
-from ..core.lineage import FileDigest, code_digest, free_run_id, git_bytes, manifest_fingerprint, parameter_hash
+from ..core.lineage import FileDigest, code_digest, free_run_id, git_bytes, manifest_fingerprint, parameter_hash, run_id
 from ..core.numerics import attestation
-from ..core.run import Lineage, Options, Run, atomic_bytes, claim_run_root, open_run, record_failure, unsealed_lineage
+from ..core.run import Lineage, Options, Run, atomic_bytes, claim_run_root, record_failure, unsealed_lineage
 from ..core.shards import shard_ranges, worker_count
 from ..core.tables import OutputRecord, TableSink, publish_outputs, table_of
 from ..inputs.manifest import PackManifest, verify_pack
@@ -126,7 +126,9 @@ def _digest_of(name: str, data: bytes) -> FileDigest:
 def seal_inputs(manifest: PackManifest, git_commit: str) -> Seal:
     """Run the self-tests, hash all inputs (S0 §3.2). E_NUM_*, E_NUMERIC_POLICY_VALUE, E_MATH_PROFILE_VALUE, E_ARTIFACT_DEP_MISSING."""
     parameters = manifest.digests(parameters=True)
-    attest = attestation(_path(manifest, "numeric_policy.json").read_bytes(), _path(manifest, "math_profile_manifest.json").read_bytes())
+    profile = _path(manifest, "math_profile_manifest.json").read_bytes()
+    attest = attestation(_path(manifest, "numeric_policy.json").read_bytes(), profile)
+    _check_profile_files(read_json(profile, "math_profile_manifest.json"), {digest.name: digest.sha256 for digest in manifest.digests()})
     artefacts = [(digest, Path(digest.path).relative_to(manifest.root).as_posix()) for digest in manifest.digests()]
     artefacts += [(_digest_of(name, contracts().document(name)), f"package:{name}") for name in DOCUMENTS]
     artefacts.append((_digest_of("numeric_policy_attest.json", attest), "generated:numeric_policy_attest.json"))
@@ -143,6 +145,13 @@ def _check_dependencies(names: set[str]) -> None:
             raise Seg1aError("E_ARTIFACT_DEP_MISSING", f"{name} depends on {missing[0]}, which is not in the pack", path=name, errno=None)
 
 
+def _check_profile_files(profile: dict, digests: dict[str, str]) -> None:
+    """Every file that the math profile names must be sealed, with the digest that it states; E_NUM_PROFILE_ARTIFACT_MISSING."""
+    for artifact in profile["artifacts"]:
+        if digests.get(artifact["name"]) != artifact["sha256"]:
+            raise Seg1aError("E_NUM_PROFILE_ARTIFACT_MISSING", f"the math profile names {artifact['name']}, which the pack does not hold with that digest", name=artifact["name"], key="artifacts")
+
+
 def _check_expectations(request: FoundationsRequest, manifest: PackManifest, seal: Seal) -> None:
     """E_LINEAGE_EXPECTED_MISMATCH when the operator, or the pack itself, expected other identities."""
     expected = [("parameter_hash", manifest.parameter_hash, seal.parameter_hash), ("parameter_hash", request.expect_parameter_hash, seal.parameter_hash),
@@ -152,15 +161,15 @@ def _check_expectations(request: FoundationsRequest, manifest: PackManifest, sea
             raise Seg1aError("E_LINEAGE_EXPECTED_MISMATCH", f"{name} is {observed}, expected {wanted}", expected=wanted, observed=observed)
 
 # %% ../../nbs/states/06_s0_foundations.ipynb #c4fad01f
-def _root(request: FoundationsRequest, hashed: str, run_id: str) -> Path:
+def _root(request: FoundationsRequest, hashed: str, name: str) -> Path:
     """`<output>/parameter_hash=…/run_id=…` (R7)."""
-    return request.output_dir / f"parameter_hash={hashed}" / f"run_id={run_id}"
+    return request.output_dir / f"parameter_hash={hashed}" / f"run_id={name}"
 
 
 def claim(request: FoundationsRequest, seal: Seal) -> Run:
     """Make the run root and write the hand-off. E_RUNID_COLLISION_EXHAUSTED, E_WRITE_FAIL."""
-    def taken(run_id: str) -> bool:
-        root = _root(request, seal.parameter_hash, run_id)
+    def taken(name: str) -> bool:
+        root = _root(request, seal.parameter_hash, name)
         try:
             root.mkdir(parents=True)
             return False
@@ -169,9 +178,9 @@ def claim(request: FoundationsRequest, seal: Seal) -> Run:
         except OSError as error:
             raise Seg1aError("E_WRITE_FAIL", f"the run root cannot be made: {error.strerror}", path=str(root), errno=error.errno) from error
 
-    run_id, start = free_run_id(seal.manifest_fingerprint, request.seed, request.start_time_ns, taken)
-    lineage = Lineage(request.seed, seal.parameter_hash, seal.manifest_fingerprint, run_id, start)
-    root = _root(request, seal.parameter_hash, run_id)
+    name, start = free_run_id(seal.manifest_fingerprint, request.seed, request.start_time_ns, taken)
+    lineage = Lineage(request.seed, seal.parameter_hash, seal.manifest_fingerprint, name, start)
+    root = _root(request, seal.parameter_hash, name)
     claim_run_root(root, lineage)
     _hand_off(request, root)
     return Run(root, request.pack, lineage, request.options, request.git_commit, worker_count())
@@ -301,7 +310,7 @@ def run_s0(request: str | Path) -> dict:
     On a Seg1aError the failure record is written (under the claimed root, or under that of a run without a fingerprint), no flag exists,
     no staged file is left, and the error goes on.
     """
-    asked, run = read_request(request), None
+    asked, seal, run = read_request(request), None, None
     try:
         found = read_s0(asked.pack)
         seal = seal_inputs(found.manifest, asked.git_commit)
@@ -314,7 +323,7 @@ def run_s0(request: str | Path) -> dict:
             raise report.error()
         return _finish(run, records, report)
     except Seg1aError as error:
-        _record(asked, run, error)
+        _record(asked, seal, run, error)
         raise
 
 # %% ../../nbs/states/06_s0_foundations.ipynb #38dabbdc
@@ -327,12 +336,16 @@ def _finish(run: Run, records: list[OutputRecord], report: Report | None) -> dic
     return summary
 
 
-def _record(asked: FoundationsRequest, run: Run | None, error: Seg1aError) -> None:
-    """Write the failure record, and the hand-off when no root was claimed."""
+def _record(asked: FoundationsRequest, seal: Seal | None, run: Run | None, error: Seg1aError) -> None:
+    """Write the failure record, and the hand-off when no root was claimed; unknown hashes are zeros (S0 §3.2.8)."""
     if run is not None:
-        record_failure(run, run.lineage, error, "S0", MODULE, error.detail.get("dataset_id"), error.detail.get("merchant_id"))
-        return
-    lineage = unsealed_lineage(asked.seed, asked.start_time_ns)
-    root = _root(asked, lineage.parameter_hash, lineage.run_id)
+        root, lineage = run.root, run.lineage
+    else:
+        lineage = unsealed_lineage(asked.seed, asked.start_time_ns)
+        if seal is not None:
+            name = run_id(seal.manifest_fingerprint, asked.seed, asked.start_time_ns)
+            lineage = Lineage(asked.seed, seal.parameter_hash, seal.manifest_fingerprint, name, asked.start_time_ns)
+        root = _root(asked, lineage.parameter_hash, lineage.run_id)
     record_failure(root, lineage, error, "S0", MODULE, error.detail.get("dataset_id"), error.detail.get("merchant_id"))
-    _hand_off(asked, root)
+    if run is None:
+        _hand_off(asked, root)
