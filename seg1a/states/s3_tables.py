@@ -207,17 +207,17 @@ def _class_lines(plan: Plan, dataset_id: str, lineage: Lineage) -> list[bytes]:
     return [_marked(table_rows(policies, 0, c)[dataset_id]) for c in plan.classes]
 
 # %% ../../nbs/states/36_s3_tables.ipynb #32367b50
-def _site_blocks(plan: Plan, kept: np.ndarray, behind: bytes) -> Iterator[bytes]:
-    "The canonical lines of the site sequence, one block a merchant."
-    tails = [b""]
-    for profile, merchant in zip(plan.profile[kept].tolist(), plan.domain.merchant_id[kept].tolist()):
-        outcome, lines = plan.outcomes[profile], []
-        for country, n in sorted(zip((c.country_iso for c in outcome.rows), outcome.split.count)):
-            if n:
-                while len(tails) <= n:
-                    tails.append(b',"site_id":"%06d","site_order":%d}\n' % (len(tails), len(tails)))
-                lines.append((b'{"country_iso":"%s","merchant_id":%d%s' % (country.encode(), merchant, behind)).join(tails[:n + 1]))
-        yield b"".join(lines)
+def _site_leads(outcome: Outcome) -> list[tuple[bytes, int]]:
+    "(beginning of the lines, number of sites) of each country that has sites, by country."
+    counts = sorted(zip((c.country_iso for c in outcome.rows), outcome.split.count))
+    return [(b'{"country_iso":"%s","merchant_id":' % country.encode(), n) for country, n in counts if n]
+
+
+def _site_lines(leads: list[tuple[bytes, int]], id_and_lineage: bytes, tails: list[bytes]) -> bytes:
+    "The canonical lines of one merchant's sites; `tails` (grown here) are what stands behind the lineage, by site order."
+    while leads and len(tails) <= max(n for _, n in leads):
+        tails.append(b',"site_id":"%06d","site_order":%d}\n' % (len(tails), len(tails)))
+    return b"".join([(lead + id_and_lineage).join(tails[:n + 1]) for lead, n in leads])
 
 # %% ../../nbs/states/36_s3_tables.ipynb #cc0b46f8
 class Content:
@@ -227,20 +227,29 @@ class Content:
         self.plan, self.dataset_id = plan, dataset_id
         behind = b',"parameter_hash":"%s","produced_by_fingerprint":"%s"' % (lineage.parameter_hash.encode(), lineage.manifest_fingerprint.encode())
         self.behind = b"" if dataset_id == "s3_eligibility" else behind
+        self.leads, self.tails = {}, [b""]  # of the site sequence: by profile, made when first needed
         if dataset_id == "s3_integerised_counts":
             self.lines, self.key = [_count_lines(o) if isinstance(o, Outcome) else b"" for o in plan.outcomes], plan.profile
         elif dataset_id != "s3_site_sequence":
             self.lines, self.key = _class_lines(plan, dataset_id, lineage), plan.class_of[plan.profile]
 
-    def blocks(self, start: int, stop: int, merchants: int = 256) -> Iterator[bytes]:
+    def blocks(self, start: int, stop: int, merchants: int = 1024) -> Iterator[bytes]:
         "The lines of the merchants at `start` .. `stop`, in file order; each block holds those of up to `merchants` merchants."
+        line = self.site_lines if self.dataset_id == "s3_site_sequence" else self.class_lines
         for at in range(start, stop, merchants):
             kept = self.plan.kept(at, min(at + merchants, stop))
-            if self.dataset_id == "s3_site_sequence":
-                yield b"".join(_site_blocks(self.plan, kept, self.behind))
-            else:
-                yield b"".join([self.lines[key].replace(_MARK, b"%d%s" % (merchant, self.behind))
-                                for key, merchant in zip(self.key[kept].tolist(), self.plan.domain.merchant_id[kept].tolist())])
+            yield b"".join(map(line, kept.tolist(), self.plan.domain.merchant_id[kept].tolist()))
+
+    def class_lines(self, i: int, merchant: int) -> bytes:
+        "The lines of merchant number `i` in a table whose lines differ only by class or profile."
+        return self.lines[self.key[i]].replace(_MARK, b"%d%s" % (merchant, self.behind))
+
+    def site_lines(self, i: int, merchant: int) -> bytes:
+        "The lines of merchant number `i` in the site sequence."
+        profile = self.plan.profile[i]
+        if profile not in self.leads:
+            self.leads[profile] = _site_leads(self.plan.outcomes[profile])
+        return _site_lines(self.leads[profile], b"%d%s" % (merchant, self.behind), self.tails)
 
 # %% ../../nbs/states/36_s3_tables.ipynb #b79fb3e8
 class Diagnostics:
