@@ -29,7 +29,7 @@ def _stretch_end(path: Path, state: int, size: int) -> tuple[list[bytes], bool]:
         lines = file.read(stop - first).splitlines()
     return lines if first == start else lines[1:], first == start
 
-
+# %% ../../nbs/states/08_evidence.ipynb #db0a87f4
 def last_trace_rows(run: Run, state: int) -> dict[str, dict]:
     "The last trace row of each key of a state, by stream id; a key without events is absent. Errors of the strict JSON reader."
     path, size = run.path("rng_trace_log"), 1 << 16
@@ -54,7 +54,7 @@ def _event_rows(run: Run, state: int) -> dict[str, int]:
         rows[dataset] = rows.get(dataset, 0) + record.rows
     return rows
 
-
+# %% ../../nbs/states/08_evidence.ipynb #4aadaa5e
 def rng_account(run: Run, state: int) -> list[dict]:
     "One record a trace key of a state: event rows written, and events, draws, blocks of its last trace row; `coverage_ok` when the two counts of events agree."
     last, rows, records = last_trace_rows(run, state), _event_rows(run, state), []
@@ -90,7 +90,7 @@ def evidence_files(run: Run, report: Report, **more) -> dict[str, bytes]:
         files["validation_summary.json"] = pretty_json({"version": f"1A.{report.state}.validation.v1", "validated": True, "passed": False, **head})
     return files
 
-
+# %% ../../nbs/states/08_evidence.ipynb #2434c9ba
 def skipped_files(run: Run, state: int) -> dict[str, bytes]:
     "The one file that a state leaves whose validator was switched off: it says so."
     return {"validation_summary.json": pretty_json({"version": f"1A.S{state}.validation.v1", "validated": False, "passed": None, "lineage": lineage_record(run)})}
@@ -105,7 +105,7 @@ def _refuse_foreign(run: Run, folder: Path) -> None:
                 raise Seg1aError("bundle_lineage_conflict", f"{folder.name} holds the evidence of another run", path=run.relative(folder / name),
                                  expected=lineage_record(run), observed=there)
 
-
+# %% ../../nbs/states/08_evidence.ipynb #efff08a0
 def publish_evidence(run: Run, state: int, files: Mapping[str, bytes | Path], passed: bool | None) -> Path:
     "Publish the folder of a state: with its flag when `passed`, without on FAIL or when skipped (None). `bundle_lineage_conflict`, errors of `publish_state_bundle`."
     _refuse_foreign(run, run.state_bundle(state))

@@ -58,7 +58,7 @@ def _values(column) -> np.ndarray:
         return np.array(array.dictionary.to_pylist(), dtype=object)[array.indices.to_numpy()]
     return array.to_numpy()
 
-
+# %% ../../nbs/states/07_replay.ipynb #8f059fcc
 def design_shards(run: Run, names: Iterable[str]) -> Iterator[tuple[Shard, dict[str, np.ndarray]]]:
     """The shards of `hurdle_design_matrix` in order, with the columns `names`; `merchant_id` must be among them.
 
@@ -94,7 +94,7 @@ def stray_files(run: Run, streams: Iterable[str], shards: int) -> list[Finding]:
         stray.update(foreign_files(run, stream), (path for index, path in event_parts(run, stream) if index >= shards))
     return [Finding("wrong_dataset_path", "lineage", "no shard of this universe writes this file", run.relative(path)) for path in sorted(stray)]
 
-
+# %% ../../nbs/states/07_replay.ipynb #fa944cb5
 def catalogue_findings(run: Run, dataset_id: str, implied: Mapping) -> list[Finding]:
     "A finding `catalogue_mismatch` unless the catalogue on disk is, byte for byte, what the events imply."
     path = run.path(dataset_id)

@@ -57,7 +57,7 @@ def _coefficients(values: object, expected: int, sizes: dict) -> np.ndarray:
             raise Seg1aError("coefficients_nonfinite", f"beta[{i}] is not a finite number", index=i, value=repr(value))
     return np.array(values, dtype=np.float64)
 
-
+# %% ../../nbs/states/10_s1_hurdle.ipynb #be3e6254
 def hurdle_model(document: Mapping) -> HurdleModel:
     """The model of a parsed `hurdle_coefficients.yaml`.
 
@@ -87,7 +87,7 @@ class Design:
     channel_index: np.ndarray
     bucket_index: np.ndarray
 
-
+# %% ../../nbs/states/10_s1_hurdle.ipynb #0e65445d
 def _first_stranger(bad: np.ndarray, merchant_id: np.ndarray, field: str, values: np.ndarray) -> None:
     "Raise unknown_category for the first merchant marked in `bad`."
     if bad.any():
@@ -182,7 +182,7 @@ def hurdle_reference(design: Design, i: int, model: HurdleModel, master: bytes) 
             "deterministic": deterministic, "rng_counter_before_hi": at.before_hi, "rng_counter_before_lo": at.before_lo,
             "rng_counter_after_hi": at.after_hi, "rng_counter_after_lo": at.after_lo, "blocks": at.blocks, "draws": at.draws}
 
-
+# %% ../../nbs/states/10_s1_hurdle.ipynb #5a9c2f5d
 def compute_s1_reference(design: Design, model: HurdleModel, master: bytes) -> dict[str, np.ndarray]:
     "`compute_s1` by the slow path, with the same types and the same bits; about a millisecond a merchant."
     rows = [hurdle_reference(design, i, model, master) for i in range(design.merchant_id.size)]

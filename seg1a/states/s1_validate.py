@@ -64,7 +64,7 @@ class _Checked:
     asked: int
     doubts: list[Finding]
 
-
+# %% ../../nbs/states/11_s1_validate.ipynb #46718f0d
 def _check_shard(run: Run, model: HurdleModel, shard: Shard, stored: Mapping[str, np.ndarray]) -> _Checked:
     "Make a shard again and compare it with its part."
     design = design_of(stored, model)
@@ -87,7 +87,7 @@ def _gated_rows(run: Run, multi_ids: np.ndarray) -> list[Finding]:
             findings += [_gate_finding(run.relative(path), "a row without is_multi = true", int(i)) for i in np.setdiff1d(ids, multi_ids)[:MAX_FINDINGS]]
     return findings
 
-
+# %% ../../nbs/states/11_s1_validate.ipynb #32101bbd
 def _gate_finding(file: str, message: str, merchant_id: int | None = None) -> Finding:
     return Finding("gating_violation_no_prior_hurdle_true", "gating", message, file, None, merchant_id)
 
@@ -103,7 +103,7 @@ def validate_s1(run: Run) -> Report:
         report.add("gate", "gate, audit row and inputs", 1, [Finding(error.code, "gate", error.message, where, None, error.detail.get("merchant_id"))])
     return report
 
-
+# %% ../../nbs/states/11_s1_validate.ipynb #efd70678
 def _replay(run: Run, model: HurdleModel, report: Report) -> None:
     "All checks behind the gate."
     tally, findings, doubts, asked = HurdleTally(), [], [], [0]
@@ -153,7 +153,7 @@ def publish_s1(run: Run, report: Report | None) -> dict:
         raise report.error()
     return summary
 
-
+# %% ../../nbs/states/11_s1_validate.ipynb #8590e1ca
 def _summary_keys(run: Run) -> dict:
     "What the run summary says of S1 beyond verdict and metrics (operations §4)."
     place = run.path("s1_hurdle_catalogue")

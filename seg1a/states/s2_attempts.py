@@ -77,13 +77,13 @@ class Features:
     channel_index: np.ndarray
     ln_g: np.ndarray
 
-
+# %% ../../nbs/states/20_s2_attempts.ipynb #fc72908f
 @kernel
 def _sums(intercept, mcc, channel, last, mcc_index, channel_index, eta):
     for i in range(eta.size):
         eta[i] = neumaier4_k(intercept, mcc[mcc_index[i]], channel[channel_index[i]], last[i])
 
-
+# %% ../../nbs/states/20_s2_attempts.ipynb #eb2c1ae5
 def _predictors(features: Features, model: NbModel) -> tuple[np.ndarray, np.ndarray]:
     "eta_mu, eta_phi float64[n]."
     c, n = len(model.mcc), features.merchant_id.size
@@ -101,7 +101,7 @@ def link_values(eta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     value = exp_array(np.where(finite, eta, 0.0))
     return value, finite & np.isfinite(value) & (value > 0.0)
 
-
+# %% ../../nbs/states/20_s2_attempts.ipynb #0f809f18
 def links(features: Features, model: NbModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "`(mu, phi, valid)` of the merchants of a shard: float64[n], float64[n], bool[n]. Values where valid is false mean nothing."
     (mu, mu_ok), (phi, phi_ok) = (link_values(eta) for eta in _predictors(features, model))
@@ -120,7 +120,7 @@ class Attempt:
     gamma: reference_samplers.Interval
     poisson: reference_samplers.Interval
 
-
+# %% ../../nbs/states/20_s2_attempts.ipynb #99537944
 def nb_reference(merchant_id: int, mu: float, phi: float, master: bytes, max_attempts: int = ATTEMPT_LIMIT) -> list[Attempt] | int:
     """The attempts of one merchant by the slow path (S2 §3.2), the last one accepted; or the number of the attempt whose rate is invalid.
 
@@ -145,7 +145,7 @@ def nb_reference(merchant_id: int, mu: float, phi: float, master: bytes, max_att
             return attempts
     raise _attempt_limit(merchant_id, max_attempts)
 
-
+# %% ../../nbs/states/20_s2_attempts.ipynb #ce4a0e03
 def _attempt_limit(merchant_id: int, limit: int) -> Seg1aError:
     return Seg1aError("ERR_S2_ATTEMPT_LIMIT", f"no count of two or more in {limit} attempts", merchant_id=merchant_id, attempts=limit)
 
@@ -239,7 +239,7 @@ def _draw_compiled(columns: _Columns, ids, mu, phi, valid, gamma_at, poisson_at,
             columns.put(i, nb_reference(int(ids[i]), float(mu[i]), float(phi[i]), master, limit))
             i += 1
 
-
+# %% ../../nbs/states/20_s2_attempts.ipynb #00f82f19
 def _draw_reference(columns: _Columns, ids, mu, phi, valid, gamma_at, poisson_at, master: bytes, limit: int) -> None:
     "Fill the columns merchant by merchant with the slow path."
     for i in range(ids.size):
@@ -268,7 +268,7 @@ class NbPart:
     aborted: np.ndarray             # int64, ids ascending
     aborted_attempt: np.ndarray     # int64: 0 links, else the attempt whose rate was invalid
 
-
+# %% ../../nbs/states/20_s2_attempts.ipynb #d24139a0
 def _streams(columns: _Columns, ids, mu, phi, gamma_at, poisson_at, final_at) -> NbPart:
     "Cut the columns into the three streams."
     floats, counts = columns.floats[:columns.used], columns.counts[:columns.used]
@@ -302,7 +302,7 @@ def draw_counts(merchant_id: np.ndarray, mu: np.ndarray, phi: np.ndarray, valid:
     draw(columns, ids, mu, phi, valid, gamma_at, poisson_at, master, limit)
     return _streams(columns, ids, mu, phi, gamma_at, poisson_at, final_at)
 
-
+# %% ../../nbs/states/20_s2_attempts.ipynb #6b906115
 def compute_s2(features: Features, model: NbModel, master: bytes) -> NbPart:
     "The events of the multi-site merchants of a shard. Raises `ERR_S2_ATTEMPT_LIMIT`."
     mu, phi, valid = links(features, model)
@@ -317,7 +317,7 @@ def reference_links(features: Features, i: int, model: NbModel) -> tuple[float, 
     eta = [neumaier_dot(beta.tolist(), x.tolist()[:beta.size]) for beta in (model.beta_mu, model.beta_phi)]
     return tuple(reference.exp(e) if math.isfinite(e) else math.nan for e in eta)
 
-
+# %% ../../nbs/states/20_s2_attempts.ipynb #94e078cb
 def compute_s2_reference(features: Features, model: NbModel, master: bytes) -> NbPart:
     "`compute_s2` by the slow path, the same bits."
     pairs = np.array([reference_links(features, i, model) for i in range(features.merchant_id.size)]).reshape(-1, 2)

@@ -37,7 +37,7 @@ class CorridorPolicy:
 def _refuse(message: str, **detail):
     raise Seg1aError("ERR_S2_CORRIDOR_POLICY_MISSING", message, **detail)
 
-
+# %% ../../nbs/states/21_s2_corridors.ipynb #a1bf2ec3
 def _number(block: dict, key: str, low: float, high: float, closed_above: bool = False) -> float:
     "A finite number strictly above `low` and below `high` (or equal to it)."
     value = block.get(key)
@@ -47,7 +47,7 @@ def _number(block: dict, key: str, low: float, high: float, closed_above: bool =
         _refuse(f"{key} = {value!r} is out of its domain", key=key, value=repr(value))
     return float(value)
 
-
+# %% ../../nbs/states/21_s2_corridors.ipynb #c7402ecd
 def _mapping(block: dict, key: str, known: set) -> dict:
     "Sub-mapping `key`, with no key outside `known`."
     value = block.get(key) if isinstance(block, dict) else None
@@ -87,7 +87,7 @@ class Acceptance:
     alpha: np.ndarray
     valid: np.ndarray
 
-
+# %% ../../nbs/states/21_s2_corridors.ipynb #4d220331
 def acceptance(mu: np.ndarray, phi: np.ndarray) -> Acceptance:
     "Acceptance probability of one attempt for float64[n] `mu`, `phi` > 0 (S2 §3.6); no error: doubtful values are marked invalid."
     with np.errstate(all="ignore"):
@@ -134,7 +134,7 @@ def _excess(theta: float, a: float, k: float) -> float:
     mass = e * reference.expm1(x)
     return math.inf if mass >= 1.0 else -(e * x + theta * k) - reference.log1p(-mass)
 
-
+# %% ../../nbs/states/21_s2_corridors.ipynb #ce8886ac
 def lundberg_root(a: float, reference_k: float) -> float:
     "The positive root θ of `E[exp(θ(z - k))] = 1` for 0 < a < 1 (R10), to the last bit that float64 carries."
     low, high = 0.0, math.sqrt((1.0 - a) / (a * a)) * -reference.ln(1.0 - a)    # the pole
@@ -155,7 +155,7 @@ def _excess_array(theta: float, a: np.ndarray, k: float) -> np.ndarray:
     out[inside] = ln_array(a[inside]) - ln_array(rest[inside])
     return out - ((1.0 - a) / a * x + theta * k)
 
-
+# %% ../../nbs/states/21_s2_corridors.ipynb #a8da0c50
 def theta_star(alphas: np.ndarray, reference_k: float) -> float:
     "The smallest Lundberg root over float64[n] acceptance probabilities in (0, 1), n >= 1 (R10)."
     distinct = np.unique(alphas)
@@ -203,7 +203,7 @@ def _rates(rejections: np.ndarray) -> dict:
             "p99_rejections": int(np.sort(rejections)[rank - 1]) if m else None,
             "merchant_count": m, "total_rejections": total, "total_attempts": total + m}
 
-
+# %% ../../nbs/states/21_s2_corridors.ipynb #38c5a66e
 def _breaches(policy: CorridorPolicy, metrics: dict, limit: float) -> tuple[str, ...]:
     "Names of the corridors that are left, all of them, in the fixed order."
     broken = {"rho": metrics["rho_reject"] > policy.rho_reject_max,
@@ -246,7 +246,7 @@ def _serial_sum(x: np.ndarray) -> float:
     "Left-to-right float64 sum; 0.0 for no element."
     return float(np.cumsum(x)[-1]) if x.size else 0.0
 
-
+# %% ../../nbs/states/21_s2_corridors.ipynb #a93e197d
 def _spread(name: str, x: np.ndarray) -> dict:
     "Minimum, nearest-rank median and maximum of float64[m]; null without elements."
     s = np.sort(x)
@@ -287,7 +287,7 @@ def dispersion_metrics(merchant_id: np.ndarray, mu: np.ndarray, phi: np.ndarray,
 CORRIDOR_METRICS = ("rho_reject", "p99_rejections", "cusum_max", "merchant_count", "total_rejections", "total_attempts",
                     "invalid_alpha_merchants")
 
-
+# %% ../../nbs/states/21_s2_corridors.ipynb #6dfea646
 def published_metrics(corridors: Corridors, dispersion: dict, aborted: int) -> dict:
     "The metrics of S2 (§6): the seven of the corridors, merchants outside the CUSUM, merchants given up, and the dispersion fields."
     first = {name: corridors.metrics[name] for name in CORRIDOR_METRICS}

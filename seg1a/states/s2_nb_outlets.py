@@ -36,7 +36,7 @@ class NbInputs:
     policy: CorridorPolicy
     policy_sha256: str
 
-
+# %% ../../nbs/states/22_s2_nb_outlets.ipynb #cd5ee0e7
 def read_s2(run: Run) -> NbInputs:
     """Pass the gate; read coefficients and policy.
 
@@ -129,7 +129,7 @@ class _Shard:
     part: NbPart
     trace: TraceColumns
 
-
+# %% ../../nbs/states/22_s2_nb_outlets.ipynb #df73f42e
 def write_s2(run: Run, inputs: NbInputs) -> tuple[list[OutputRecord], NbTally]:
     "Produce events, trace rows, abort log and catalogue: the records of the files written, and the tally. `ERR_S2_ATTEMPT_LIMIT`; errors of the steps before."
     tally = NbTally()

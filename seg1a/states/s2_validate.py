@@ -89,13 +89,13 @@ class _Checked:
     asked: int
     doubts: list[Finding]
 
-
+# %% ../../nbs/states/23_s2_validate.ipynb #4be8d71e
 def _named(finding: Finding, multi_ids: np.ndarray) -> Finding:
     "A foreign row of a merchant that is not multi-site."
     stranger = finding.merchant_id is not None and finding.merchant_id not in multi_ids
     return replace(finding, code="branch_purity_violation") if finding.code == "event_coverage_gap" and stranger else finding
 
-
+# %% ../../nbs/states/23_s2_validate.ipynb #45e63c87
 def _check_shard(run: Run, model: NbModel, shard: Shard, design: Mapping[str, np.ndarray]) -> _Checked:
     "Make a shard again and compare it with its three parts."
     features = shard_features(run, model, shard, design)
@@ -123,7 +123,7 @@ class NbReport(Report):
     corridors: Corridors | None = None
     inputs: NbInputs | None = None
 
-
+# %% ../../nbs/states/23_s2_validate.ipynb #d6f1b9fb
 def validate_s2(run: Run) -> NbReport:
     "Replay S2 from disk and judge its corridors (S2 §6). Raises nothing that is wrong with the data."
     report = NbReport("S2")
@@ -172,7 +172,7 @@ def _disk_tally(run: Run, shards: int) -> tuple[NbTally, int]:
     tally.aborts = read_aborts(run, "S2")
     return tally, attempts
 
-
+# %% ../../nbs/states/23_s2_validate.ipynb #8b049d52
 def _judge_disk(run: Run, shards: int, report: NbReport) -> None:
     "Coverage by counts, catalogue, corridors and metrics over the files on disk."
     tally, rows = _disk_tally(run, shards)
@@ -212,13 +212,13 @@ def corridors_document(run: Run, corridors: Corridors, policy: CorridorPolicy, p
             "cusum_skipped_merchant_ids": corridors.skipped.tolist(), "theta_star": corridors.theta_star, "threshold_h": corridors.threshold_h,
             "order_sha256": hashlib.sha256(corridors.order.astype("<i8").tobytes()).hexdigest()}
 
-
+# %% ../../nbs/states/23_s2_validate.ipynb #4022d262
 def metrics_csv(metrics: Mapping[str, object]) -> bytes:
     "`metrics.csv`: the seven metrics of the corridors, one row; nothing where a metric is null."
     values = ["" if metrics[name] is None else repr(metrics[name]) for name in CORRIDOR_METRICS]
     return f"{','.join(CORRIDOR_METRICS)}\n{','.join(values)}\n".encode("ascii")
 
-
+# %% ../../nbs/states/23_s2_validate.ipynb #7267239a
 def cusum_csv(corridors: Corridors) -> bytes:
     "`cusum_trace.csv`: one row a merchant of the CUSUM in its order; floats as shortest round-trip decimals."
     names = ("alpha", "rejections", "expected", "variance", "z_score", "cusum")
@@ -244,7 +244,7 @@ def publish_s2(run: Run, report: NbReport | None) -> dict:
         raise report.error()
     return summary
 
-
+# %% ../../nbs/states/23_s2_validate.ipynb #f104f263
 def _summary_keys(run: Run) -> dict:
     "What the run summary says of S2 beyond verdict and metrics (operations §4)."
     place = run.path("s2_nb_catalogue")
