@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['CHECKS', 'ATTEMPT', 'REJECTION', 'MARKER', 'FINAL', 'finding', 'judge_row', 'explain_shard']
 
-# %% ../../nbs/states/45_s4_findings.ipynb #baeb27f8
+# %% ../../nbs/states/45_s4_findings.ipynb #87eab897
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-# %% ../../nbs/states/45_s4_findings.ipynb #0c6a975a
+# %% ../../nbs/states/45_s4_findings.ipynb #b0374b86
 from ..core.contracts import StreamRecord, contracts
 from ..core.encoding import canonical_json, canonical_line, read_json
 from ..core.errors import Seg1aError
@@ -23,7 +23,7 @@ from ..core.run import Run
 from ..core.samplers import PTRS_FROM
 from .s4_sampler import CAP_ABORT, SHORT_CIRCUIT, STREAMS, ZtpPart
 
-# %% ../../nbs/states/45_s4_findings.ipynb #66705d2c
+# %% ../../nbs/states/45_s4_findings.ipynb #e944c504
 CHECKS = {
     "V1": ("every row is valid against its schema", ("SCHEMA_INVALID",)),
     "V2": ("embedded lineage is the run's and the path's", ("PARTITION_MISMATCH",)),
@@ -46,7 +46,7 @@ def finding(code: str, message: str, **facts) -> Finding:
     "A finding under the check that owns its code; a code of no check stands under its own name."
     return Finding(code, _CHECK_OF.get(code, code), message, **facts)
 
-# %% ../../nbs/states/45_s4_findings.ipynb #4588a7f3
+# %% ../../nbs/states/45_s4_findings.ipynb #1a6d789c
 def _account(value: Mapping) -> str | None:
     "What is wrong with blocks, draws and counters of a row with valid types, or None."
     before, after = ((value[f"rng_counter_{side}_hi"] << 64) + value[f"rng_counter_{side}_lo"] for side in ("before", "after"))
@@ -60,7 +60,7 @@ def _account(value: Mapping) -> str | None:
     due = (value["k"] + 1, value["k"] + 1) if value["lambda"] < PTRS_FROM else (blocks, 2 * blocks)
     return None if (blocks, draws) == due and blocks > 0 else "blocks and draws are not those of the regime"
 
-# %% ../../nbs/states/45_s4_findings.ipynb #c5ee0c24
+# %% ../../nbs/states/45_s4_findings.ipynb #06c4dd13
 def _identity_faults(run: Run, stream: StreamRecord, value: Mapping) -> Iterator[tuple]:
     "(code, message, field, right value) of lineage and labels that are not the run's and the stream's."
     ours = {"seed": run.lineage.seed, "ts_utc": run.lineage.ts_utc, **{k: getattr(run.lineage, k) for k in ("parameter_hash", "run_id", "manifest_fingerprint")}}
@@ -96,7 +96,7 @@ def judge_row(run: Run, stream_id: str, line: bytes) -> tuple[dict | None, list[
         faults.append(("SORT_BROKEN", "the row is not canonical JSON", None, None))
     return value, faults
 
-# %% ../../nbs/states/45_s4_findings.ipynb #0fb4acc1
+# %% ../../nbs/states/45_s4_findings.ipynb #3f93893e
 @dataclass
 class _Evidence:
     "What the parts of a shard hold: rows by merchant and stream, merchants whose lines differ, findings so far."
@@ -135,7 +135,7 @@ def _read_part(run: Run, stream_id: str, shard_index: int, columns: Mapping[str,
             evidence.rows[merchant][stream_id].append(value)
     evidence.different.update(read_json(line, file)["merchant_id"] for line, count in left.items() if count > 0)
 
-# %% ../../nbs/states/45_s4_findings.ipynb #0273f810
+# %% ../../nbs/states/45_s4_findings.ipynb #78c4563c
 ATTEMPT, REJECTION, MARKER, FINAL = STREAMS
 _JUDGED_ELSEWHERE = {"lambda", "lambda_extra", "regime", "reason", "attempt", "attempts", "seed", "parameter_hash", "run_id", "manifest_fingerprint", "ts_utc",
                      "module", "substream_label", "context"}
@@ -159,7 +159,7 @@ def _structure(outcome: int, rows: Mapping[str, list[dict]]) -> Iterator[tuple[s
     elif any(row["attempts"] != len(numbers) for stream in (FINAL, MARKER) for row in rows[stream]):
         yield "ATTEMPT_GAPS", f"the terminal row does not count {len(numbers)} attempts"
 
-# %% ../../nbs/states/45_s4_findings.ipynb #5de54c4b
+# %% ../../nbs/states/45_s4_findings.ipynb #7cb7bfa5
 def _content(expected: Mapping[str, list[dict]], rows: Mapping[str, list[dict]]) -> Iterator[tuple[str, str, object, object]]:
     "V8, V9: (code, message, expected, observed) for every field of a row that has a counterpart, and differs."
     for stream_id in STREAMS:
@@ -183,13 +183,11 @@ def _judge_merchant(merchant: int, outcome: int | None, expected: Mapping[str, l
     if outcome == SHORT_CIRCUIT:
         payload = [("A_ZERO_MISSHANDLED", message, a, b) for code, message, a, b in faults if code not in ("LAMBDA_MISMATCH", "REGIME_INVALID") and "rng_counter" not in message]
         faults = payload[:1] + [fault for fault in faults if fault[0] in ("LAMBDA_MISMATCH", "REGIME_INVALID") or "rng_counter" in fault[1]]
-    seen = set()
-    for code, message, a, b in faults:
-        if (code, message) not in seen:
-            seen.add((code, message))
-            yield finding(code, message, merchant_id=merchant, expected=a, observed=b)
+    first = {fault[0]: fault for fault in reversed(faults)}  # a forged history differs everywhere; one finding a code and merchant says enough
+    for code, message, a, b in first.values():
+        yield finding(code, message, merchant_id=merchant, expected=a, observed=b)
 
-# %% ../../nbs/states/45_s4_findings.ipynb #5187fad6
+# %% ../../nbs/states/45_s4_findings.ipynb #8dbfa309
 def _expected_rows(run: Run, part: ZtpPart, merchants: set[int]) -> dict[int, dict[str, list[dict]]]:
     "The rows of some merchants as they should be, by merchant and stream."
     wanted, rows = np.array(sorted(merchants), np.int64), defaultdict(lambda: defaultdict(list))
