@@ -127,7 +127,7 @@ def edit_rows(path, change):
 
 @pytest.mark.parametrize("name, value, code", [
     ("pi", 0.4455295350395728, "hurdle_pi_mismatch"), ("pi", "0.4", "hurdle_payload_violation"), ("is_multi", True, "hurdle_replay_mismatch"),
-    ("is_multi", 1, "hurdle_payload_violation"), ("u", 0.25, "hurdle_replay_mismatch"), ("draws", "01", "rng_envelope_schema_violation"),
+    ("is_multi", 1, "hurdle_payload_violation"), ("u", 0.25, "hurdle_replay_mismatch"), ("u", None, "deterministic_branch_inconsistent"), ("draws", "01", "rng_envelope_schema_violation"),
     ("rng_counter_before_lo", 5, "rng_counter_mismatch"), ("run_id", "0" * 32, "partition_mismatch"), ("manifest_fingerprint", "0" * 64, "partition_mismatch"),
     ("module", "1A.other", "substream_label_mismatch"), ("deterministic", True, "deterministic_branch_inconsistent"), ("extra", 1, "hurdle_payload_violation"),
     ("merchant_id", 2, "cardinality_mismatch"),
@@ -143,7 +143,7 @@ def test_changed_field_is_named(tmp_path, name, value, code):
 
 @pytest.mark.parametrize("change, code", [
     (lambda lines: lines[1:], "cardinality_mismatch"),
-    (lambda lines: [*lines, lines[0]], "cardinality_mismatch"),
+    (lambda lines: [*lines, lines[0]], "duplicate_hurdle_record"),
     (lambda lines: [lines[0].replace(b'"u":', b'"v":'), *lines[1:]], "hurdle_payload_violation"),
     (lambda lines: [lines[0].replace(b'"blocks":1,', b""), *lines[1:]], "rng_envelope_schema_violation"),
     (lambda lines: [b"{nonsense\n", *lines[1:]], "rng_envelope_schema_violation"),

@@ -8,7 +8,7 @@ __all__ = ['EVENT_CODES', 'TRACE_CODES', 'GROUPS', 'validate_s1', 'publish_s1']
 # %% ../../nbs/states/11_s1_validate.ipynb #f6d690ec
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from .s1_hurdle import (DESIGN_COLUMNS, GATE, STREAM, Design, HurdleModel, Hurdl
 # %% ../../nbs/states/11_s1_validate.ipynb #6b469d5e
 EVENT_CODES = {
     "schema": "rng_envelope_schema_violation", "payload": "hurdle_payload_violation", "label": "substream_label_mismatch",
-    "lineage": "partition_mismatch", "missing": "cardinality_mismatch", "foreign": "cardinality_mismatch", "counter": "rng_counter_mismatch",
+    "lineage": "partition_mismatch", "missing": "cardinality_mismatch", "foreign": "duplicate_hurdle_record", "counter": "rng_counter_mismatch",
     "budget": "rng_budget_violation", "field:pi": "hurdle_pi_mismatch", "field:deterministic": "deterministic_branch_inconsistent",
     "replay": "hurdle_replay_mismatch"}
 TRACE_CODES = dict.fromkeys(("schema", "replay", "lineage", "label"), "rng_trace_missing_or_totals_mismatch")
@@ -64,12 +64,21 @@ class _Checked:
     asked: int
     doubts: list[Finding]
 
+# %% ../../nbs/states/11_s1_validate.ipynb #ae66a4f9
+def _named(finding: Finding, universe: np.ndarray) -> Finding:
+    "The finding under its right name; `universe` are the merchants of the shard."
+    if finding.code == "duplicate_hurdle_record" and finding.merchant_id not in universe:
+        return replace(finding, code="cardinality_mismatch")
+    if finding.code == "hurdle_replay_mismatch" and (finding.expected is None) != (finding.observed is None):
+        return replace(finding, code="deterministic_branch_inconsistent")
+    return finding
+
 # %% ../../nbs/states/11_s1_validate.ipynb #46718f0d
 def _check_shard(run: Run, model: HurdleModel, shard: Shard, stored: Mapping[str, np.ndarray]) -> _Checked:
     "Make a shard again and compare it with its part."
     design = design_of(stored, model)
     columns = compute_s1(design, model, run.lineage.master)
-    findings = validate_event_part(run, STREAM, shard.index, columns, EVENT_CODES)
+    findings = [_named(f, design.merchant_id) for f in validate_event_part(run, STREAM, shard.index, columns, EVENT_CODES)]
     asked, doubts = _second_opinion(shard, design, model, columns, run.lineage.master)
     return _Checked(columns, trace_columns([(0, columns, None)]), findings, asked, doubts)
 
