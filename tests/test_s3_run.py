@@ -22,8 +22,9 @@ from seg1a.core.shards import SHARD
 from seg1a.core.tables import MerchantAbort, read_outputs, read_table, write_aborts
 from seg1a.states.s3_crossborder import compute_s3, run_s3, write_s3
 from seg1a.states.s3_inputs import read_s3
+from seg1a.states.s3_merchant import written_tables
 from seg1a.states.s3_policies import Lanes
-from seg1a.states.s3_validate import examine_s3, sidecar_of, validate_s3, written_tables
+from seg1a.states.s3_validate import examine_s3, sidecar_of, validate_s3
 
 
 def columns_of(merchants: list[dict]) -> dict[str, list]:

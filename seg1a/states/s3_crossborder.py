@@ -23,9 +23,10 @@ from ..core.tables import OutputRecord, TableSink, publish_outputs, write_json
 from .evidence import publish_summary, skipped_files
 from .s3_classes import Plan, plan_merchants
 from .s3_inputs import Inputs, read_s3
+from .s3_merchant import written_tables
 from .s3_policies import Lanes
 from .s3_tables import Content, Flat, expand
-from .s3_validate import Examination, breached, examine_s3, sidecar_of, validate_s3, written_tables
+from .s3_validate import Examination, breached, examine_s3, sidecar_of, validate_s3
 
 # %% ../../nbs/states/39b_s3_crossborder.ipynb #8490375c
 def compute_s3(inputs: Inputs) -> Plan:

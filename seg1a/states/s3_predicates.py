@@ -66,17 +66,23 @@ def _tokens(text: str, code: str) -> list[_Token]:
 # %% ../../nbs/states/30_s3_predicates.ipynb #91def2fd
 @dataclass(frozen=True)
 class Variable:
+    "A name that a predicate reads, and the kind of its values."
+
     name: str
     kind: str
 
 
 @dataclass(frozen=True)
 class Truth:
+    "`true` or `false`."
+
     value: bool
 
 
 @dataclass(frozen=True)
 class Flag:
+    "The boolean variable, standing alone."
+
     variable: Variable
 
 # %% ../../nbs/states/30_s3_predicates.ipynb #66580f95
@@ -135,7 +141,7 @@ def _typed(value: int | str, kind: str, scope: Scope) -> int | str | None:
 # %% ../../nbs/states/30_s3_predicates.ipynb #f2c4030e
 MAX_NESTING = 100
 
-# %% ../../nbs/states/30_s3_predicates.ipynb #65020ddf
+# %% ../../nbs/states/30_s3_predicates.ipynb #5cd06471
 class _Parser:
     "Recursive descent over the tokens of one predicate."
 
