@@ -8,7 +8,7 @@ __all__ = ['compute_s3', 'write_table', 'write_s3', 'publish_s3', 'conclude_s3',
 # %% ../../nbs/states/39b_s3_crossborder.ipynb #51e50f29
 import hashlib
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from .s3_inputs import Inputs, read_s3
 from .s3_merchant import written_tables
 from .s3_policies import Lanes
 from .s3_tables import Content, Flat, expand
+# the five functions of a state stand together in its module: read_s3 and validate_s3 come from below
 from .s3_validate import Examination, breached, examine_s3, sidecar_of, validate_s3
 
 # %% ../../nbs/states/39b_s3_crossborder.ipynb #8490375c

@@ -70,7 +70,7 @@ def _foreign_rows(run: Run, path: Path, names: Iterable[str]) -> tuple[dict[str,
     columns, foreign = {name: [] for name in names}, set()
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         row = read_json(line, f"{path.name}:{number}", "ERR_S3_AUTHORITY_MISSING")
-        if not isinstance(row, dict) or not isinstance(row.get("merchant_id"), int) or not set(names) <= row.keys():
+        if not isinstance(row, dict) or not all(isinstance(row.get(name), int) and 0 <= row[name] < 2**63 for name in names):
             raise Seg1aError("ERR_S3_PARTITION_MISMATCH", f"{path.name}:{number} is not an event of a merchant", file=run.relative(path), row=number)
         if {key: row.get(key) for key in expected} != expected:
             foreign.add(row["merchant_id"])

@@ -8,7 +8,6 @@ __all__ = ['MAX_SITES', 'POLICY_FILES', 'Lanes', 'quantise', 'fixed_text', 'Base
 
 # %% ../../nbs/states/32_s3_policies.ipynb #9a1c0937
 import hashlib
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from decimal import Decimal
 from ..core.encoding import read_yaml
 from ..core.errors import Seg1aError
 from ..core.numerics import neumaier_sum
-from .s3_ladder import Ladder, PolicyMapping, countries_of, is_integer, is_token, load_ladder
+from .s3_ladder import Ladder, PolicyMapping, is_integer, is_token, load_ladder
 from .s3_predicates import Predicate, Scope, parse_predicate
 
 # %% ../../nbs/states/32_s3_policies.ipynb #1dceda87
