@@ -18,7 +18,7 @@ from .contracts import StreamRecord, contracts
 from .encoding import canonical_json, canonical_line, read_json
 from .errors import Seg1aError
 from .event_rows import COUNTERS, audit_row, event_chunks, part_path, stream_record, thread_buffer
-from .findings import MAX_FINDINGS, Finding
+from .findings import Finding
 from .float_text import load_word
 from .kernels import kernel
 from .run import Run
@@ -211,7 +211,8 @@ def validate_event_part(run: Run, stream_id: str, shard_index: int, columns: Map
 
     `codes`: kind of fault -> code; kinds are schema (envelope, payload, label, lineage, format) and replay (counter, budget, missing,
     foreign, order, `field:<name>`), the inner ones optional. Equal bytes give [], and the first and last row have passed the
-    JSON-Schema. At most `MAX_FINDINGS` are listed. Raises nothing about the content of the file."""
+    JSON-Schema. All findings are returned, so that the report counts them exactly; it is the report that keeps only some. Raises nothing about
+    the content of the file."""
     stream, path, ends = stream_record(stream_id), part_path(run, stream_id, shard_index), []
     rows, file = len(columns["merchant_id"]), run.relative(path)
     if not rows or not path.is_file():
@@ -222,7 +223,7 @@ def validate_event_part(run: Run, stream_id: str, shard_index: int, columns: Map
     findings = [] if equal else _explain_part(run, stream, path, b"".join(c.tobytes() for c in event_chunks(run, stream_id, columns)), codes, check)
     if equal:
         findings = check_rows_against_schema(stream_id, b"".join(ends), code=_code(codes, "schema") or "E_RNG_ENVELOPE", check=check)
-    return findings[:MAX_FINDINGS]
+    return findings
 
 # %% ../../nbs/core/16b_event_checks.ipynb #407c164e
 def _explain_trace_row(expected: bytes, observed: bytes, codes: Mapping) -> Iterator[tuple[str, str, object, object]]:
@@ -271,7 +272,7 @@ def validate_trace(run: Run, state: int, shards: Iterable[TraceColumns], codes: 
             totals = add_totals(totals, shard_totals(columns, len(keys)))
         faults += reader.finish()
     findings = [Finding(code, check, message, file, row, None, a, b) for code, message, row, a, b in faults if code is not None]
-    return findings[:MAX_FINDINGS], totals
+    return findings, totals
 
 # %% ../../nbs/core/16b_event_checks.ipynb #319fb7c0
 class _TraceReader:
