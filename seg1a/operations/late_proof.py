@@ -81,7 +81,7 @@ def _prove_s0(run: Run) -> None:
     atomic_bytes(run.bundle_dir / "s0_validation_summary.json", document, replace=True)
     fold_s0(run)
     place = run.work_dir(0) / "summary.json"
-    summary = read_json(place.read_bytes(), place.name) | {"validated": True, "passed": True, "metrics": report.metrics}
+    summary = json.loads(place.read_bytes()) | {"validated": True, "passed": True, "metrics": report.metrics}
     atomic_bytes(place, canonical_line(summary), replace=True)
     write_flag(folder, excluded)
 
@@ -118,12 +118,12 @@ def renew_summary(root: Path, gate: dict, failure: Seg1aError | None = None) -> 
     place = root / "run_summary.json"
     if not place.is_file():
         return
-    summary = read_json(place.read_bytes(), place.name)
+    summary = json.loads(place.read_bytes())  # ours, and of any size: it lists every multi-site merchant
     summary["gate"] = gate
     outcome = {"class": failure.failure_class, "code": failure.code, "state": failure.detail.get("state"), "detail": {"message": failure.message}} if failure else None
     summary["run"] |= {"status": "failed" if failure else "passed", "exit_code": 1 if failure else 0, "failure": outcome}
     for place_of in sorted(root.glob("validation/parameter_hash=*/run_id=*/s[0-4]/summary.json")):
-        summary[place_of.parent.name] = read_json(place_of.read_bytes(), place_of.name)
+        summary[place_of.parent.name] = json.loads(place_of.read_bytes())
     summary["alerts"] = run_alerts(root, summary)
     atomic_bytes(place, pretty_json(summary), replace=True)
 
