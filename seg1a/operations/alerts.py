@@ -67,13 +67,13 @@ def _refused_files(evidence: AlertEvidence) -> int:
         raise LookupError("nobody compared the pack with its checksums")
     return 0
 
-
+# %% ../../nbs/operations/04a_alerts.ipynb #41ad493f
 def _started_unverified(evidence: AlertEvidence) -> bool:
     """The engine has a stamp although the pack was refused, or was never compared with its checksums."""
     stage = _mapping(evidence.summary.get("stage"))
     return bool(evidence.stamp) and (stage.get("status", "ok") != "ok" or not evidence.stamp["checksums_sha256"])
 
-
+# %% ../../nbs/operations/04a_alerts.ipynb #5489564f
 def _schema_violations(evidence: AlertEvidence) -> int:
     """Failed schema checks of S0, or 1 when the run ended with an ingress or schema error."""
     if evidence.failure().get("class") in ("F1", "F6"):
@@ -81,7 +81,7 @@ def _schema_violations(evidence: AlertEvidence) -> int:
     checks = {check["id"]: check["ok"] for check in evidence.documents["s0_validation_summary.json"]["checks"]}
     return int(not checks["V4"])
 
-
+# %% ../../nbs/operations/04a_alerts.ipynb #d79805e7
 def _differing_identities(evidence: AlertEvidence) -> int:
     """Identities that the operator named and that are not the run's."""
     if evidence.failure().get("code") == "E_LINEAGE_EXPECTED_MISMATCH":
@@ -97,7 +97,7 @@ def _trace_gap(evidence: AlertEvidence, state: int) -> int:
         raise LookupError("no account of the draws")
     return sum(abs(row["events_total"] - row["events"]) for row in account)
 
-
+# %% ../../nbs/operations/04a_alerts.ipynb #f6d3f438
 _BUDGET_CHECKS = ("consumption", "replay", "trace")
 
 
@@ -111,19 +111,19 @@ def _s2(evidence: AlertEvidence, name: str) -> float | None:
     """A statistic of the corridors of S2."""
     return evidence.documents["s2_nb_outlets/corridors.json"][name]
 
-
+# %% ../../nbs/operations/04a_alerts.ipynb #61d1bde2
 def _cusum(evidence: AlertEvidence) -> float | None:
     """The maximum of the CUSUM; None when it had no limit, because no merchant took part."""
     return None if _s2(evidence, "threshold_h") is None else _s2(evidence, "cusum_max")
 
-
+# %% ../../nbs/operations/04a_alerts.ipynb #9b590e73
 def _judged(evidence: AlertEvidence, *names: str) -> list[Mapping]:
     """The corridor rows of S4 with these names for which there were enough merchants."""
     rows = {row["name"]: row for row in evidence.documents["s4_ztp_target/corridors.json"]["corridors"]}
     known = [rows[name] for name in names if name in rows or evidence.metrics(4)["s4.sampled"]]
     return [row for row in known if row["status"] != "insufficient"]
 
-
+# %% ../../nbs/operations/04a_alerts.ipynb #b3fdec71
 def _corridor(evidence: AlertEvidence, name: str, key: str = "observed") -> float | None:
     """One value of one corridor, None when it is insufficient."""
     return next((row[key] for row in _judged(evidence, name)), None)
@@ -144,7 +144,7 @@ def _bound_merchants(evidence: AlertEvidence, kind: str) -> float | None:
     metrics = evidence.metrics(3)
     return _share(evidence.merchants_at[f"integerisation_{kind}_hits"], metrics["integerised_merchants"]) if metrics["integerisation_enabled"] else None
 
-
+# %% ../../nbs/operations/04a_alerts.ipynb #7a85e7b2
 def _exhaustion_rise(evidence: AlertEvidence) -> float:
     """Exhaustion rate minus that of the baseline, where it is more than twice the baseline; else 0."""
     rate = evidence.metrics(4)["s4.exhaustion_rate"]
@@ -204,7 +204,7 @@ def _document(path: Path) -> dict:
         return {}
     return content if isinstance(content, dict) else {}
 
-
+# %% ../../nbs/operations/04a_alerts.ipynb #5d93502a
 def _flag_holds(folder: Path, excluded: list[str]) -> bool:
     """The folder has a flag that verifies."""
     try:
@@ -213,7 +213,7 @@ def _flag_holds(folder: Path, excluded: list[str]) -> bool:
         return False
     return True
 
-
+# %% ../../nbs/operations/04a_alerts.ipynb #ba3190c9
 def _bound_lines(path: Path) -> dict[str, int]:
     """Lines of S3's diagnostics with a floor hit, and with a ceiling hit."""
     found = {"integerisation_floor_hits": 0, "integerisation_ceiling_hits": 0}
@@ -249,7 +249,7 @@ def read_evidence(root: Path, summary: Mapping | None = None, baseline: float | 
     return AlertEvidence(identity, stamp, summary, states, {name: _document(bundle / name) for name in _DOCUMENTS}, flags,
                          _or_empty(_line_count, audit), _or_empty(_bound_lines, folders[3] / "integerisation_diagnostics.jsonl") or {}, baseline)
 
-
+# %% ../../nbs/operations/04a_alerts.ipynb #0996688e
 def _or_empty(read: Callable, path: Path):
     """What a reader makes of a file, None when it cannot."""
     try:
@@ -289,7 +289,7 @@ def alerts_document(run: Run) -> bytes:
     limits = alert_limits(evidence, run.yaml("validation_policy.yaml"))
     return canonical_line({"version": "1A.alerts.v1", "lineage": run.lineage.record(), "limits": limits, "alerts": evaluate_alerts(alert_facts(evidence), limits)})
 
-
+# %% ../../nbs/operations/04a_alerts.ipynb #43fe6306
 def run_alerts(root: Path, summary: Mapping | None = None, baseline: float | None = None) -> list[dict]:
     """The rows of every rule for a run root, for the summary and for the operator. Raises nothing for what it finds there.
 
@@ -327,7 +327,7 @@ def _label(text: str) -> str:
     """A label's value as the exposition format writes it."""
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
-
+# %% ../../nbs/operations/04a_alerts.ipynb #d3fcaa92
 def prometheus_text(rows: list[dict], evidence: AlertEvidence) -> str:
     """The alerts and the figures of a run in Prometheus' text exposition format 0.0.4; what is no number is left out."""
     families: dict[str, dict[tuple, object]] = {}
@@ -357,7 +357,7 @@ def _baseline_rate(path: Path) -> float:
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError("E_USAGE", f"{path} is no run summary with s4.exhaustion_rate") from error
 
-
+# %% ../../nbs/operations/04a_alerts.ipynb #cc0d06c1
 def _sentences(rows: list[dict]) -> Iterator[str]:
     """Two lines for every row that is not ok."""
     remedies = {(rule.id, rule.severity, rule.metric, rule.comparison): rule.remedy for rule in ALERT_RULES}
@@ -377,7 +377,7 @@ def add_alerts_parser(commands, shared: argparse.ArgumentParser) -> None:
     parser.add_argument("--baseline", type=Path, metavar="SUMMARY", help="run_summary.json (or root) of an earlier run, to judge the rise of exhaustion")
     parser.add_argument("--format", choices=("text", "json", "prometheus"), default="text", help="how to print (default text)")
 
-
+# %% ../../nbs/operations/04a_alerts.ipynb #3bb05bb5
 def alerts_command(arguments: argparse.Namespace) -> int:
     """`seg1a alerts ROOT`: exit 1 when a critical alert fires. E_ROOT_NOT_FOUND, E_USAGE."""
     if not any((arguments.root / name).is_file() for name in ("run_root.json", "run_summary.json")):

@@ -45,7 +45,7 @@ def find_pack(root: Path, given: Path | None = None) -> Path:
             raise UsageError("E_PACK_FOREIGN", f"{pack} is not the pack of this run", expected=sealed, observed=manifest.checksums_sha256)
     return pack
 
-
+# %% ../../nbs/operations/05_validate.ipynb #7df1ebc0
 def _recorded_pack(root: Path) -> Path | None:
     """Where the telemetry of a run says that its pack was."""
     place = _field(root / "logs" / "telemetry" / "execution_stamp.json", "pack")
@@ -65,7 +65,7 @@ def with_late_proofs(run: Run) -> Run:
     proved = tuple(validate or (run.state_bundle(state) / FLAG).is_file() for state, validate in enumerate(run.options.validate))
     return replace(run, options=replace(run.options, validate=proved))
 
-
+# %% ../../nbs/operations/05_validate.ipynb #91f97567
 def has_run(run: Run, state: int) -> bool:
     """The state has left something: its list of outputs, or evidence."""
     return run.path("state_outputs", state=state).exists() or (run.state_bundle(state) / "validation_summary.json").exists()
@@ -75,7 +75,7 @@ def state_validator(state: int) -> Callable[[Run], Report]:
     """`validate_sN` of a state 0..4."""
     return getattr(importlib.import_module(f"seg1a.states.s{state}_validate"), f"validate_s{state}")
 
-
+# %% ../../nbs/operations/05_validate.ipynb #dca7f3ff
 def stopped(state: int, error: Exception) -> Report:
     """The report of a validator, or of a run, that could not be opened: one finding, and nothing proved."""
     code, message = (error.code, error.message) if isinstance(error, Seg1aError) else ("E_VALIDATOR_STOPPED", f"{type(error).__name__}: {error}")
@@ -84,7 +84,7 @@ def stopped(state: int, error: Exception) -> Report:
     report.add("validator", "the validator came to its end", 1, [Finding(code, "validator", " ".join(message.split()), file=file)])
     return report
 
-
+# %% ../../nbs/operations/05_validate.ipynb #5c7d3702
 def state_report(run: Run, state: int) -> Report:
     """The report of a state from the disk; raises nothing."""
     if not has_run(run, state):
@@ -133,7 +133,7 @@ def report_lines(report: Report) -> Iterator[str]:
         yield f"  {check.id:16} {check.title:64} {check.status:8}{check.checked:>14,}{check.failed:>12,}"
     yield from (f"  warning: {_printable(text)}" for text in report.warnings)
 
-
+# %% ../../nbs/operations/05_validate.ipynb #3ea22dae
 def _printable(text: str) -> str:
     """A text that can do nothing to a terminal: what is not printable is escaped."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
@@ -151,7 +151,7 @@ def finding_json(state: str, finding: Finding) -> str:
     """One finding as a line of JSON, `kind` "finding"."""
     return json.dumps({"kind": "finding", "state": state, **vars(finding)}, sort_keys=True, default=json_value)
 
-
+# %% ../../nbs/operations/05_validate.ipynb #6987dfd5
 def report_json(report: Report) -> str:
     """One state as a line of JSON, `kind` "state": verdict, checks with their exact counts, metrics, warnings."""
     document = report.as_json()
@@ -166,7 +166,7 @@ def _clean(text: object) -> str:
     """A text without the characters that XML 1.0 excludes."""
     return _NOT_XML.sub("\ufffd", str(text))
 
-
+# %% ../../nbs/operations/05_validate.ipynb #3a20ff87
 def _case(suite: ElementTree.Element, report: Report, check) -> None:
     """One check as a test case."""
     case = ElementTree.SubElement(suite, "testcase", classname=f"seg1a.{report.state}", name=_clean(check.id))
@@ -199,7 +199,7 @@ def junit_xml(reports: Iterable[Report]) -> bytes:
     ElementTree.indent(whole)
     return ElementTree.tostring(whole, encoding="utf-8", xml_declaration=True) + b"\n"
 
-
+# %% ../../nbs/operations/05_validate.ipynb #e67b1e45
 def _count(element: ElementTree.Element, cases: Iterable[ElementTree.Element]) -> None:
     """Set the counters of a suite, or of all suites, from its cases."""
     found = [{part.tag for part in case} for case in cases]
