@@ -38,15 +38,16 @@ class Limits:
         "The thresholds as `corridors.json` records them."
         return asdict(self)
 
-
+# %% ../../nbs/states/43_s4_corridors.ipynb #fa4a7f4c
 _RANGES = {"exhaustion_rate_warn": 1.0, "exhaustion_rate_fail": 1.0, "exhaustion_tail_p": 1.0, "min_merchants": 2**53}
 
 # %% ../../nbs/states/43_s4_corridors.ipynb #43ce0dee
 def _refuse(key: str, problem: str) -> Seg1aError:
     "The error for a key of block s4."
-    return Seg1aError("ERR_S4_POLICY_INVALID", f"validation_policy.yaml: s4.{key} {problem}", filename="validation_policy.yaml", key=key, reason="validation_policy")
+    name = "validation_policy.yaml"
+    return Seg1aError("ERR_S4_POLICY_INVALID", f"{name}: s4.{key} {problem}", filename=name, key=key, reason="validation_policy")
 
-
+# %% ../../nbs/states/43_s4_corridors.ipynb #4e49b6a1
 def load_limits(block: object) -> Limits:
     "The limits in block `s4` of the validation policy (None: all defaults). `ERR_S4_POLICY_INVALID`."
     if block is None:
@@ -65,7 +66,7 @@ def load_limits(block: object) -> Limits:
             raise _refuse(f"{name}_warn", f"is above {name}_fail")
     return limits
 
-
+# %% ../../nbs/states/43_s4_corridors.ipynb #c08f21ae
 def read_limits(run: Run) -> Limits:
     "The limits of a sealed run. `ERR_S4_POLICY_INVALID`."
     return load_limits(run.yaml("validation_policy.yaml", "ERR_S4_POLICY_INVALID", "ERR_S4_POLICY_INVALID").get("s4"))
@@ -73,7 +74,7 @@ def read_limits(run: Run) -> Limits:
 # %% ../../nbs/states/43_s4_corridors.ipynb #dce3c6fb
 _TERMS = 18
 
-
+# %% ../../nbs/states/43_s4_corridors.ipynb #e20e49a2
 @kernel
 def _nested(lam, first):
     "1 - lam/first (1 - lam/(first+1) (1 - ...)), for lam < 1/2."
@@ -82,7 +83,7 @@ def _nested(lam, first):
         total = 1.0 - (lam / i) * total
     return total
 
-
+# %% ../../nbs/states/43_s4_corridors.ipynb #1f173769
 @kernel
 def _count_moments(lam, q):
     "(p, E K, Var K) of the zero-truncated Poisson."
@@ -98,7 +99,7 @@ def _count_moments(lam, q):
 # %% ../../nbs/states/43_s4_corridors.ipynb #fcb11c64
 _INVISIBLE = float.fromhex("0x1p-80")
 
-
+# %% ../../nbs/states/43_s4_corridors.ipynb #0e15671e
 @kernel
 def _attempt_moments(p, q, cap):
     "(E T, Var T) of a geometric number of attempts that ends at the cap."
@@ -112,7 +113,7 @@ def _attempt_moments(p, q, cap):
         power, t = power * q, t + 1
     return mean, variance
 
-
+# %% ../../nbs/states/43_s4_corridors.ipynb #48c5dde0
 @kernel
 def _moments(lam, q, cap, out):
     for i in range(lam.size):
@@ -134,7 +135,7 @@ def _poisson_mass(x: int, mean: float) -> float:
     "P(Poisson(mean) = x)."
     return exp((x * ln(mean) - mean) - ln_factorial(x))
 
-
+# %% ../../nbs/states/43_s4_corridors.ipynb #d3132655
 def poisson_tail(x: int, mean: float) -> float:
     "P(Poisson(mean) >= x), for an integer x >= 0 and a finite mean >= 0; the digits are the same on every machine."
     if x <= 0:
@@ -158,7 +159,7 @@ def _z_row(name: str, observed: float, expected: float, variance: float, n: int,
         row |= {"z": z, "status": "fail" if abs(z) > limits.z_fail else "warn" if abs(z) > limits.z_warn else "pass"}
     return row
 
-
+# %% ../../nbs/states/43_s4_corridors.ipynb #b7b72f75
 def _rate_row(name: str, observed: float, n: int, limits: Limits) -> dict:
     "One corridor of a rate."
     warn, fail = getattr(limits, f"{name}_warn"), getattr(limits, f"{name}_fail")
@@ -174,7 +175,7 @@ def _loop_rows(m: Mapping[str, np.ndarray], one: Mapping[str, np.ndarray], limit
             _z_row("attempt_acceptance", int(accepted.sum()), math.fsum(t * one["p"]), math.fsum(t * variance), n, limits),
             _z_row("attempts_total", int(m["attempts"].sum()), math.fsum(one["attempts_mean"]), math.fsum(one["attempts_var"]), n, limits)]
 
-
+# %% ../../nbs/states/43_s4_corridors.ipynb #19517abe
 def _count_rows(m: Mapping[str, np.ndarray], one: Mapping[str, np.ndarray], limits: Limits) -> list[dict]:
     "The three corridors of the counts, over accepted merchants."
     rows = []
@@ -201,7 +202,7 @@ def evaluate_corridors(m: Mapping[str, np.ndarray], cap: int, limits: Limits) ->
             _rate_row("exhaustion_rate", exhausted / n if n else 0.0, n, limits),
             _rate_row("mean_attempts", int(m["attempts"].sum()) / n if n else 0.0, n, limits)]
 
-
+# %% ../../nbs/states/43_s4_corridors.ipynb #82fce0ba
 def corridor_status(rows: list[dict]) -> str:
     "The worst status of the rows; insufficient only when no row says more than that."
     return next((status for status in ("fail", "warn", "pass") if any(row["status"] == status for row in rows)), "insufficient")

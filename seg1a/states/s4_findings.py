@@ -36,12 +36,14 @@ CHECKS = {
     "V9": ("drawn again, bit for bit; a sample also by the slow path", ("RNG_REPLAY_MISMATCH",)),
     "V10": ("one trace row an event", ("TRACE_MISSING",)),
     "V11": ("trace counters and totals follow from the events", ("TRACE_TOTALS_MISMATCH",)),
-    "V12": ("order of the files, no empty and no foreign file, audit row", ("SORT_BROKEN", "ZERO_ROW_FILE", "DICT_BYPASS_FORBIDDEN", "AUDIT_MISSING")),
-    "V13": ("gaps and numeric failures are those on record", ("UPSTREAM_MISSING_S1", "UPSTREAM_MISSING_S2", "UPSTREAM_MISSING_A", "NUMERIC_INVALID", "ZTP_EXHAUSTED_ABORT")),
+    "V12": ("order of the files, no empty and no foreign file, audit row",
+            ("SORT_BROKEN", "ZERO_ROW_FILE", "DICT_BYPASS_FORBIDDEN", "AUDIT_MISSING")),
+    "V13": ("gaps and numeric failures are those on record",
+            ("UPSTREAM_MISSING_S1", "UPSTREAM_MISSING_S2", "UPSTREAM_MISSING_A", "NUMERIC_INVALID", "ZTP_EXHAUSTED_ABORT")),
 }
-_CHECK_OF = {code: check for check, (_, codes) in CHECKS.items() for code in codes}
+_CHECK_OF = {"CORRIDOR_BREACH": "corridors"} | {code: check for check, (_, codes) in CHECKS.items() for code in codes}
 
-
+# %% ../../nbs/states/45_s4_findings.ipynb #cb5e8845
 def finding(code: str, message: str, **facts) -> Finding:
     "A finding under the check that owns its code; a code of no check stands under its own name."
     return Finding(code, _CHECK_OF.get(code, code), message, **facts)
@@ -63,14 +65,13 @@ def _account(value: Mapping) -> str | None:
 # %% ../../nbs/states/45_s4_findings.ipynb #06c4dd13
 def _identity_faults(run: Run, stream: StreamRecord, value: Mapping) -> Iterator[tuple]:
     "(code, message, field, right value) of lineage and labels that are not the run's and the stream's."
-    ours = {"seed": run.lineage.seed, "ts_utc": run.lineage.ts_utc, **{k: getattr(run.lineage, k) for k in ("parameter_hash", "run_id", "manifest_fingerprint")}}
-    for name, right in ours.items():
+    for name, right in (run.lineage.record() | {"ts_utc": run.lineage.ts_utc}).items():
         yield "PARTITION_MISMATCH", f"{name} is not the run's", name, right
     for name, right in (("module", stream.module), ("substream_label", stream.label)):
         yield "STREAM_ID_MISMATCH", f"{name} is not the stream's", name, right
     yield "UNKNOWN_CONTEXT", "context is not the stream's", "context", stream.context
 
-
+# %% ../../nbs/states/45_s4_findings.ipynb #ab869ea1
 def judge_row(run: Run, stream_id: str, line: bytes) -> tuple[dict | None, list[tuple]]:
     "(the row if it passes its schema, [(code, message, expected, observed)]) of one line, by itself (V1 to V4)."
     stream = stream_record(stream_id)
@@ -105,11 +106,11 @@ class _Evidence:
     different: set[int]
     findings: list[Finding]
 
-
+# %% ../../nbs/states/45_s4_findings.ipynb #cd0aa9e3
 def _sort_key(row: Mapping) -> tuple:
     return row["merchant_id"], row.get("attempt", 0)
 
-
+# %% ../../nbs/states/45_s4_findings.ipynb #b5004898
 def _read_part(run: Run, stream_id: str, shard_index: int, columns: Mapping[str, np.ndarray], evidence: _Evidence) -> None:
     "Match the lines of a part; V1 to V4 and V12."
     path, previous = part_path(run, stream_id, shard_index), (0, 0)
@@ -124,23 +125,32 @@ def _read_part(run: Run, stream_id: str, shard_index: int, columns: Mapping[str,
     for number, line in enumerate(observed.splitlines(keepends=True)):
         value, faults = judge_row(run, stream_id, line) if left[line] <= 0 else (read_json(line, file), [])
         merchant = value["merchant_id"] if value else None
-        evidence.findings += [finding(code, message, file=file, row=number, merchant_id=merchant, expected=a, observed=b) for code, message, a, b in faults]
+        place = {"file": file, "row": number, "merchant_id": merchant}
+        evidence.findings += [finding(code, message, **place, expected=a, observed=b) for code, message, a, b in faults]
         if left[line] <= 0 and value:
             evidence.different.add(merchant)
         left[line] -= 1
         if value:
             if _sort_key(value) <= previous:
-                evidence.findings.append(finding("SORT_BROKEN", "the row stands behind one that should follow it", file=file, row=number, merchant_id=merchant))
+                evidence.findings.append(finding("SORT_BROKEN", "the row stands behind one that should follow it", **place))
             previous = _sort_key(value)
             evidence.rows[merchant][stream_id].append(value)
     evidence.different.update(read_json(line, file)["merchant_id"] for line, count in left.items() if count > 0)
 
 # %% ../../nbs/states/45_s4_findings.ipynb #78c4563c
 ATTEMPT, REJECTION, MARKER, FINAL = STREAMS
-_JUDGED_ELSEWHERE = {"lambda", "lambda_extra", "regime", "reason", "attempt", "attempts", "seed", "parameter_hash", "run_id", "manifest_fingerprint", "ts_utc",
-                     "module", "substream_label", "context"}
+_JUDGED_ELSEWHERE = {"attempt", "attempts", "seed", "parameter_hash", "run_id", "manifest_fingerprint", "ts_utc", "module", "substream_label", "context"}
 
+# %% ../../nbs/states/45_s4_findings.ipynb #3d25c940
+def _field_code(name: str, outcome: int) -> str | None:
+    "The code for a field that differs from the replay; None when another check is responsible."
+    if name in ("lambda", "lambda_extra", "regime"):
+        return "REGIME_INVALID" if name == "regime" else "LAMBDA_MISMATCH"
+    if name == "reason" or (outcome == SHORT_CIRCUIT and name in ("K_target", "exhausted")):
+        return "A_ZERO_MISSHANDLED"
+    return None if name in _JUDGED_ELSEWHERE else "RNG_REPLAY_MISMATCH"
 
+# %% ../../nbs/states/45_s4_findings.ipynb #0b4b6c4d
 def _structure(outcome: int, rows: Mapping[str, list[dict]]) -> Iterator[tuple[str, str]]:
     "V6, V7: (code, message) for terminal rows and the sequence of attempts."
     finals, markers = len(rows[FINAL]), len(rows[MARKER])
@@ -160,29 +170,25 @@ def _structure(outcome: int, rows: Mapping[str, list[dict]]) -> Iterator[tuple[s
         yield "ATTEMPT_GAPS", f"the terminal row does not count {len(numbers)} attempts"
 
 # %% ../../nbs/states/45_s4_findings.ipynb #7cb7bfa5
-def _content(expected: Mapping[str, list[dict]], rows: Mapping[str, list[dict]]) -> Iterator[tuple[str, str, object, object]]:
+def _content(outcome: int, expected: Mapping[str, list[dict]], rows: Mapping[str, list[dict]]) -> Iterator[tuple[str, str, object, object]]:
     "V8, V9: (code, message, expected, observed) for every field of a row that has a counterpart, and differs."
     for stream_id in STREAMS:
         due = {row.get("attempt"): row for row in expected.get(stream_id, [])}
         for row in rows[stream_id]:
             right = due.get(row.get("attempt"), {})
             for name in sorted(right.keys() | row.keys()) if right else ():
-                if canonical_json(row.get(name)) == canonical_json(right.get(name)):
-                    continue
-                code = {"lambda": "LAMBDA_MISMATCH", "lambda_extra": "LAMBDA_MISMATCH", "regime": "REGIME_INVALID", "reason": "A_ZERO_MISSHANDLED"}.get(name)
-                if code or name not in _JUDGED_ELSEWHERE:
-                    yield code or "RNG_REPLAY_MISMATCH", f"{name} of a {stream_id} row", right.get(name), row.get(name)
+                a, b, code = right.get(name), row.get(name), _field_code(name, outcome)
+                if code and canonical_json(a) != canonical_json(b):
+                    yield code, f"{name} of a {stream_id} row", a, b
 
-
+# %% ../../nbs/states/45_s4_findings.ipynb #59f9bae3
 def _judge_merchant(merchant: int, outcome: int | None, expected: Mapping[str, list[dict]], rows: Mapping[str, list[dict]]) -> Iterator[Finding]:
     "V5 to V9 for a merchant whose lines differ; `outcome` None: nothing is expected of this merchant."
     if outcome is None:
         yield finding("BRANCH_PURITY", f"{sum(map(len, rows.values()))} rows of a merchant who has none", merchant_id=merchant)
         return
-    faults = [*((code, message, None, None) for code, message in _structure(outcome, rows)), *_content(expected, rows)]
-    if outcome == SHORT_CIRCUIT:
-        payload = [("A_ZERO_MISSHANDLED", message, a, b) for code, message, a, b in faults if code not in ("LAMBDA_MISMATCH", "REGIME_INVALID") and "rng_counter" not in message]
-        faults = payload[:1] + [fault for fault in faults if fault[0] in ("LAMBDA_MISMATCH", "REGIME_INVALID") or "rng_counter" in fault[1]]
+    structure = (("A_ZERO_MISSHANDLED" if outcome == SHORT_CIRCUIT else code, message, None, None) for code, message in _structure(outcome, rows))
+    faults = [*structure, *_content(outcome, expected, rows)]
     first = {fault[0]: fault for fault in reversed(faults)}  # a forged history differs everywhere; one finding a code and merchant says enough
     for code, message, a, b in first.values():
         yield finding(code, message, merchant_id=merchant, expected=a, observed=b)
@@ -197,7 +203,7 @@ def _expected_rows(run: Run, part: ZtpPart, merchants: set[int]) -> dict[int, di
             rows[row["merchant_id"]][stream_id].append(row)
     return rows
 
-
+# %% ../../nbs/states/45_s4_findings.ipynb #b35e39a6
 def explain_shard(run: Run, shard_index: int, part: ZtpPart) -> list[Finding]:
     "What is wrong with the four parts of a shard that should hold `part`; [] when nothing is. Raises nothing about their content."
     evidence = _Evidence(defaultdict(lambda: defaultdict(list)), set(), [])

@@ -40,7 +40,7 @@ def _reason_of(run: Run, path: Path, refusal: Seg1aError) -> Seg1aError:
     foreign = isinstance(row, dict) and any(row.get(key) != value for key, value in ours.items())
     return Seg1aError("PARTITION_MISMATCH" if foreign else "SCHEMA_INVALID", refusal.message, **refusal.detail)
 
-
+# %% ../../nbs/states/42_s4_inputs.ipynb #cc5e9c2d
 def _events(run: Run, stream_id: str, names: Iterable[str]) -> Iterator[list[np.ndarray]]:
     "The named columns of each part of a stream."
     def one(part: tuple[int, Path]) -> list[np.ndarray]:
@@ -73,7 +73,7 @@ def _places(universe: np.ndarray, ids: np.ndarray, source: str) -> np.ndarray:
         raise Seg1aError("UPSTREAM_INCONSISTENT", f"{source}: merchant {first} is not in the snapshot", source=source, merchant_id=first)
     return place
 
-
+# %% ../../nbs/states/42_s4_inputs.ipynb #cd0a5d22
 class _Column:
     "A column of the universe that is filled from rows in any order, one row a merchant."
 
@@ -107,7 +107,7 @@ READY, SINGLE, INELIGIBLE, GIVEN_UP, NO_HURDLE, NO_VERDICT, NO_OUTLETS, NO_CANDI
 GAPS = {NO_HURDLE: ("UPSTREAM_MISSING_S1", "hurdle_absent"), NO_VERDICT: ("UPSTREAM_MISSING_A", "eligibility_absent"),
         NO_OUTLETS: ("UPSTREAM_MISSING_S2", "outlets_absent_or_below_two"), NO_CANDIDATES: ("UPSTREAM_MISSING_A", "not_one_home_row")}
 
-
+# %% ../../nbs/states/42_s4_inputs.ipynb #4b073e90
 def _verdicts(hurdle: _Column, eligible: _Column, admitted: _Column, given_up: np.ndarray, n_outlets: np.ndarray, home: np.ndarray) -> np.ndarray:
     "uint8[n], an index into `VERDICTS`; the first condition that holds decides."
     conditions = [~hurdle.known, ~hurdle.value, ~eligible.known, ~eligible.value, given_up, ~admitted.known, ~admitted.value, n_outlets < 2, home != 1]
@@ -148,7 +148,7 @@ def _universe(run: Run) -> np.ndarray:
     groups = [t["merchant_id"].to_numpy() for t in read_parquet(snapshot, "transaction_schema_merchant_ids", ["merchant_id"])]
     return np.sort(np.concatenate([np.zeros(0, np.int64), *groups]))
 
-
+# %% ../../nbs/states/42_s4_inputs.ipynb #d11f6d9a
 def read_s4(run: Run) -> Inputs:
     """Gates, audit row, policy, feature, and the verdict on every merchant (S4 §2, §3 step 1).
 

@@ -23,7 +23,7 @@ from .s4_sampler import ACCEPT, CAP_ABORT, CAP_DOWNGRADE, OUTCOMES, REGIMES, SHO
 _KEPT = {"lambda_extra": np.float64, "regime": np.uint8, "outcome": np.uint8, "attempts": np.int64, "k_target": np.int64, "foreign": np.int64,
          "blocks": np.uint64, "draws": np.uint64}
 
-
+# %% ../../nbs/states/44_s4_metrics.ipynb #1665a8af
 class Tally:
     "Merchants of all shards, in order, and what was done to their feature."
 
@@ -57,7 +57,7 @@ def _gate_counters(verdicts: np.ndarray) -> dict[str, int]:
             "s4.merchants_in_scope": count[READY] + in_scope_gaps, "s4.upstream_missing": sum(count[gap] for gap in GAPS),
             "s4.upstream_missing_in_scope": in_scope_gaps}
 
-
+# %% ../../nbs/states/44_s4_metrics.ipynb #2f2e29db
 def _draw_counters(m: Mapping[str, np.ndarray], tally: Tally) -> dict[str, int]:
     "Counters of what was drawn."
     outcome = np.bincount(m["outcome"], minlength=len(OUTCOMES)).tolist()
@@ -75,12 +75,12 @@ def _share(part: int, whole: int) -> float:
     "A rate; 0.0 of nothing."
     return part / whole if whole else 0.0
 
-
+# %% ../../nbs/states/44_s4_metrics.ipynb #63201bec
 def _quantiles(name: str, ascending: np.ndarray, ranks: Mapping[str, tuple[int, int]], zero: float) -> dict[str, float]:
     "Nearest ranks of a sorted column; `zero` for an empty one."
     return {name.format(label): nearest_rank(ascending, *rank).item() if len(ascending) else zero for label, rank in ranks.items()}
 
-
+# %% ../../nbs/states/44_s4_metrics.ipynb #4b8179a4
 def _rates(c: Mapping[str, int], m: Mapping[str, np.ndarray]) -> dict[str, float]:
     "Everything that is not a plain counter."
     sampled, attempts, accepted = c["s4.sampled"], c["s4.attempts.total"], c["s4.accepted"]
@@ -108,7 +108,7 @@ def _histogram(values: np.ndarray) -> dict[str, int]:
     distinct, counts = np.unique(values, return_counts=True)
     return dict(zip(map(str, distinct.tolist()), counts.tolist()))
 
-
+# %% ../../nbs/states/44_s4_metrics.ipynb #e7081e26
 def histograms_of(tally: Tally) -> dict[str, dict[str, int]]:
     "`attempts_hist` and `lambda_log2_hist` of `metrics.json`."
     m = tally.merchants()
@@ -119,7 +119,7 @@ _SUMMARY_ROW = row_program({"codes": []}, {
     "merchant_id": "I64", "lambda_extra": "F64", "attempts": "I64", "rejections": "I64", "K_target": "I64", "draws": "U64", "blocks": "U64",
     "outcome": OUTCOMES, "regime": REGIMES, "exhausted": (False, True)})
 
-
+# %% ../../nbs/states/44_s4_metrics.ipynb #36a05284
 def summary_lines(part: ZtpPart, codes: Mapping[int, list[str]]) -> list[bytes]:
     "The lines of `merchant_summary.jsonl` of a shard, by merchant; `codes`: merchant -> codes of its findings."
     m = part.merchants
@@ -133,20 +133,22 @@ def summary_lines(part: ZtpPart, codes: Mapping[int, list[str]]) -> list[bytes]:
     return lines
 
 # %% ../../nbs/states/44_s4_metrics.ipynb #d006f184
-_DRIFTS = {"s4_acceptance_drift": ("first_attempt_acceptance", "attempt_acceptance", "attempts_total"), "s4_k_drift": ("k_sum.inversion", "k_sum.ptrs", "k_dispersion.ptrs")}
+_DRIFTS = {"s4_acceptance_drift": ("first_attempt_acceptance", "attempt_acceptance", "attempts_total"),
+           "s4_k_drift": ("k_sum.inversion", "k_sum.ptrs", "k_dispersion.ptrs")}
 
-
+# %% ../../nbs/states/44_s4_metrics.ipynb #bcf88b36
 def _alert(id: str, severity: str, metric: str, observed: object, condition: str, firing: bool) -> dict:
     "One evaluated alert."
     return {"id": id, "stage": "S4", "severity": severity, "metric": metric, "observed": observed, "condition": condition, "status": "firing" if firing else "ok"}
 
-
+# %% ../../nbs/states/44_s4_metrics.ipynb #b7b82168
 def _corridor_alerts(rows: Mapping[str, dict], limits: Limits) -> list[dict]:
     "Alerts of the corridors, each as warning and as critical."
     excess, rate, mean = (rows[name] for name in ("exhaustion_excess", "exhaustion_rate", "mean_attempts"))
     spike = "fail" in (rate["status"], excess["status"])
-    found = [_alert("s4_exhaustion_spike", "critical", "s4.exhaustion_rate", rate["observed"], f"> {limits.exhaustion_rate_fail}, or tail_p < {limits.exhaustion_tail_p}", spike),
-             _alert("s4_exhaustion_spike", "warning", "s4.exhaustion_rate", rate["observed"], f"> {limits.exhaustion_rate_warn}", rate["observed"] > limits.exhaustion_rate_warn)]
+    exhausted, high = ("s4.exhaustion_rate", rate["observed"]), limits.exhaustion_rate_warn
+    found = [_alert("s4_exhaustion_spike", "critical", *exhausted, f"> {limits.exhaustion_rate_fail}, or tail_p < {limits.exhaustion_tail_p}", spike),
+             _alert("s4_exhaustion_spike", "warning", *exhausted, f"> {high}", rate["observed"] > high)]
     for severity, status, limit in (("critical", "fail", limits.mean_attempts_fail), ("warning", "warn", limits.mean_attempts_warn)):
         firing = mean["status"] in ("fail", status)
         found.append(_alert("s4_mean_attempts_high", severity, "s4.mean_attempts_sampled", mean["observed"], f"> {limit}", firing))
@@ -156,11 +158,12 @@ def _corridor_alerts(rows: Mapping[str, dict], limits: Limits) -> list[dict]:
                   for severity, limit in (("critical", limits.z_fail), ("warning", limits.z_warn))]
     return found
 
-
+# %% ../../nbs/states/44_s4_metrics.ipynb #27fe7a10
 def alerts_of(metrics: Mapping, corridors: list[dict], limits: Limits, passed: bool, missing_trace_rows: int) -> list[dict]:
     "The alerts of S4, evaluated (S4 §6.5); `missing_trace_rows`: S4 events less trace rows on disk."
     return [_alert("s4_validation_failed", "critical", "s4.validation_passed", passed, "not true", not passed),
             _alert("s4_validation_skipped", "critical", "s4.validated", True, "not true", False),
             _alert("s4_trace_missing", "critical", "s4 events - trace rows", missing_trace_rows, "not 0", missing_trace_rows != 0),
-            *(_alert(f"s4_{name}", "critical", f"s4.{name}", metrics[f"s4.{name}"], "> 0", metrics[f"s4.{name}"] > 0) for name in ("numeric_invalid", "upstream_missing")),
+            *(_alert(f"s4_{name}", "critical", f"s4.{name}", metrics[f"s4.{name}"], "> 0", metrics[f"s4.{name}"] > 0)
+              for name in ("numeric_invalid", "upstream_missing")),
             *_corridor_alerts({row["name"]: row for row in corridors}, limits)]

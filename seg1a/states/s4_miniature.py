@@ -6,7 +6,6 @@
 __all__ = ['FACTS', 'DEMO_POLICY', 'merchant_facts', 'miniature_s4']
 
 # %% ../../nbs/states/41a_s4_miniature.ipynb #8dbba1e1
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from ..core.contracts import contracts
 from ..core.encoding import canonical_line
 from ..core.event_rows import COUNTERS, audit_row, write_event_part
 from ..core.gates import publish_state_bundle
+from ..core.lineage import digest_file
 from ..core.run import Lineage, Options, Run, atomic_bytes, claim_run_root
 from ..core.shards import Shard, shard_ranges
 from ..core.tables import TableSink, table_of
@@ -27,7 +27,7 @@ from .s4_policy import FEATURE_FILE, POLICY_FILE
 FACTS = {"is_multi": (np.int8, 1), "is_eligible": (np.int8, 1), "leaves_home": (np.int8, 1), "n_outlets": (np.int64, 12), "home_rows": (np.int64, 1),
          "foreign_rows": (np.int64, 3), "x": (np.float64, np.nan)}
 
-
+# %% ../../nbs/states/41a_s4_miniature.ipynb #abcac3b7
 def merchant_facts(merchant_id: np.ndarray, **facts) -> dict[str, np.ndarray]:
     "Columns of merchants, ascending by id: int64[n] ids, and of each fact an array [n], one value for all, or its default."
     ids = np.asarray(merchant_id, np.int64)
@@ -61,10 +61,11 @@ def _table_rows(dataset_id: str, facts: Mapping[str, np.ndarray]) -> dict[str, o
     return {"merchant_id": np.repeat(facts["merchant_id"], size), "is_home": rank < np.repeat(facts["home_rows"], size), "candidate_rank": rank.astype(np.int32),
             "country_iso": country[rank].tolist()}
 
-
+# %% ../../nbs/states/41a_s4_miniature.ipynb #b815c37c
 def _write_table(run: Run, dataset_id: str, facts: Mapping[str, np.ndarray]) -> None:
     "A whole table, one row group a shard."
-    filler = {"reason": "r", "rule_set": "r", "decision_rule_id": "R", "reason_code": "R", "parameter_hash": run.lineage.parameter_hash, "produced_by_fingerprint": None}
+    filler = {"reason": "r", "rule_set": "r", "decision_rule_id": "R", "reason_code": "R", "parameter_hash": run.lineage.parameter_hash,
+              "produced_by_fingerprint": None}
     names = contracts().arrow_schema(dataset_id).names
     with TableSink(run, dataset_id) as sink:
         for shard in shard_ranges(len(facts["merchant_id"])):
@@ -77,7 +78,7 @@ def _write_table(run: Run, dataset_id: str, facts: Mapping[str, np.ndarray]) -> 
 DEMO_POLICY = {"semver": "1.0.0", "version": "2025-11-03", "ztp_link": {"theta0": -1.0, "theta1": 1.0, "theta2": 0.5},
                "ztp_controls": {"ztp_exhaustion_policy": "abort"}, "X_default": 0.2}
 
-
+# %% ../../nbs/states/41a_s4_miniature.ipynb #d5d4519d
 def _seal_pack(run: Run, facts: Mapping[str, np.ndarray], files: Mapping[str, Mapping]) -> bytes:
     "Write the pack (JSON is YAML 1.2); the rows of `fingerprint_artifacts.jsonl`."
     run.pack.mkdir(parents=True)
@@ -89,8 +90,8 @@ def _seal_pack(run: Run, facts: Mapping[str, np.ndarray], files: Mapping[str, Ma
     if known.any():
         features = table_of("crossborder_features", {"merchant_id": facts["merchant_id"][known], "feature_value": facts["x"][known]})
         pq.write_table(features, run.pack / FEATURE_FILE)
-    return b"".join(canonical_line({"filename": f.name, "path": f.name, "size_bytes": f.stat().st_size, "sha256_hex": hashlib.sha256(f.read_bytes()).hexdigest()})
-                    for f in sorted(run.pack.iterdir()))
+    digests = map(digest_file, sorted(run.pack.iterdir()))
+    return b"".join(canonical_line({"filename": d.name, "path": d.name, "size_bytes": d.size_bytes, "sha256_hex": d.sha256}) for d in digests)
 
 # %% ../../nbs/states/41a_s4_miniature.ipynb #4cac12f1
 def miniature_s4(folder: Path, lineage: Lineage, facts: Mapping[str, np.ndarray], policy: Mapping = DEMO_POLICY, limits: Mapping | None = None,

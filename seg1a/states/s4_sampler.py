@@ -27,13 +27,13 @@ from .s4_policy import ZtpPolicy
 # %% ../../nbs/states/41_s4_sampler.ipynb #eb5656b4
 LARGEST_LAMBDA = 2.0**31
 
-
+# %% ../../nbs/states/41_s4_sampler.ipynb #b2f5860a
 @kernel
 def _predictors(theta0, outlets_term, openness_term, eta):
     for i in range(eta.size):
         eta[i] = neumaier4_k(theta0, outlets_term[i], openness_term[i], 0.0)
 
-
+# %% ../../nbs/states/41_s4_sampler.ipynb #c634b741
 def link(policy: ZtpPolicy, n_outlets: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "(eta, lambda), float64[n] each, for outlets int64[n] >= 1 and openness float64[n] (S4 §3, step 2). Lambda is NaN where it is invalid."
     eta = np.empty(len(n_outlets))
@@ -52,7 +52,7 @@ def link_reference(policy: ZtpPolicy, n_outlets: int, x: float) -> tuple[float, 
 # %% ../../nbs/states/41_s4_sampler.ipynb #2312fc19
 REGIMES = ("inversion", "ptrs")
 
-
+# %% ../../nbs/states/41_s4_sampler.ipynb #89c5fe0f
 def regime_index(lam: np.ndarray) -> np.ndarray:
     "uint8[n], an index into `REGIMES`, for intensities float64[n] (S4 §3, step 3)."
     return (lam >= PTRS_FROM).astype(np.uint8)
@@ -77,7 +77,7 @@ class Scope:
 # %% ../../nbs/states/41_s4_sampler.ipynb #b288861d
 LABEL = "poisson_component"
 
-
+# %% ../../nbs/states/41_s4_sampler.ipynb #dd3b7773
 def attempts_reference(merchant_id: int, lam: float, cap: int, master: bytes) -> list[tuple[int, reference_samplers.Interval]]:
     "(k, what it consumed) of each attempt of a merchant by the slow path (S4 §3, step 6): all zeros but perhaps the last, at most `cap`."
     stream, attempts = reference_samplers.substream(master, LABEL, merchant_id), []
@@ -90,7 +90,7 @@ def attempts_reference(merchant_id: int, lam: float, cap: int, master: bytes) ->
 # %% ../../nbs/states/41_s4_sampler.ipynb #a877d346
 _DONE, _FULL, _UNRESOLVED = 0, 1, 2
 
-
+# %% ../../nbs/states/41_s4_sampler.ipynb #3e2b776d
 @kernel
 def _attempts(lam, key, hi, lo, cap, used, k, words):
     "All attempts of one merchant into the columns from `used` on: (outcome, columns used)."
@@ -163,7 +163,7 @@ def _draw(ids: np.ndarray, lam: np.ndarray, drawn: np.ndarray, keys: tuple, cap:
 OUTCOMES = ("ACCEPT", "SHORT_CIRCUIT", "CAP_ABORT", "CAP_DOWNGRADE")
 ACCEPT, SHORT_CIRCUIT, CAP_ABORT, CAP_DOWNGRADE = range(4)
 
-
+# %% ../../nbs/states/41_s4_sampler.ipynb #f2713316
 def _merchant_columns(scope: Scope, lam: np.ndarray, keys: tuple, attempts: _Attempts, policy: ZtpPolicy) -> dict[str, np.ndarray]:
     "What became of each merchant; `at_hi`, `at_lo` are where its stream stands at the end."
     count = np.diff(attempts.ends, prepend=0)
@@ -180,13 +180,13 @@ def _merchant_columns(scope: Scope, lam: np.ndarray, keys: tuple, attempts: _Att
 # %% ../../nbs/states/41_s4_sampler.ipynb #558a22bb
 STREAMS = ("poisson_component_ztp", "ztp_rejection", "ztp_retry_exhausted", "ztp_final")
 
-
+# %% ../../nbs/states/41_s4_sampler.ipynb #5ad0d9a8
 def _standing(hi: np.ndarray, lo: np.ndarray) -> dict[str, np.ndarray]:
     "The envelope of rows that consume nothing, at these counters."
     zero = np.zeros(len(hi), np.uint64)
     return {"rng_counter_before_hi": hi, "rng_counter_before_lo": lo, "rng_counter_after_hi": hi, "rng_counter_after_lo": lo, "blocks": zero, "draws": zero}
 
-
+# %% ../../nbs/states/41_s4_sampler.ipynb #cee34ff3
 def _attempt_rows(m: Mapping[str, np.ndarray], attempts: _Attempts) -> tuple[dict, dict, np.ndarray]:
     "(columns of the attempts, columns of the rejections, owner and index of each attempt int64[2, e])."
     words, k = attempts.words[:, : attempts.used], attempts.k[: attempts.used]
@@ -210,7 +210,7 @@ def _terminal_rows(m: Mapping[str, np.ndarray]) -> tuple[dict, dict]:
     return rows(aborted), rows(~aborted, K_target=m["k_target"], regime=m["regime"], exhausted=m["outcome"] == CAP_DOWNGRADE,
                                reason=(m["outcome"] == SHORT_CIRCUIT).astype(np.uint8))
 
-
+# %% ../../nbs/states/41_s4_sampler.ipynb #9fd9c6ea
 def _in_order(m: Mapping[str, np.ndarray], rows: tuple[dict, ...], at: np.ndarray) -> TraceColumns:
     "All events of the shard in the order of emission; all have the same key in the trace."
     rejections = m["attempts"] - (m["outcome"] == ACCEPT)

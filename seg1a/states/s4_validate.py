@@ -10,7 +10,7 @@ __all__ = ['MODULE', 'EVENT_CODES', 'TRACE_CODES', 'DOCUMENTS', 'abort_facts', '
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,7 @@ from .s4_sampler import CAP_ABORT, CAP_DOWNGRADE, SHORT_CIRCUIT, STREAMS, ZtpPar
 # %% ../../nbs/states/46_s4_validate.ipynb #d620ae76
 MODULE = "1A.ztp_sampler"
 
-
+# %% ../../nbs/states/46_s4_validate.ipynb #77014ecc
 def abort_facts(inputs: Inputs, parts: Mapping[str, list]) -> dict[tuple[int, str], dict]:
     """(merchant, code) -> facts, by merchant, of everybody in scope or at a gap who gets no target (S4 §7).
 
@@ -51,7 +51,7 @@ def abort_facts(inputs: Inputs, parts: Mapping[str, list]) -> dict[tuple[int, st
               for merchant, attempts, lam, regime in parts["exhausted"]}
     return dict(sorted(facts.items()))
 
-
+# %% ../../nbs/states/46_s4_validate.ipynb #de700d4b
 def abort_parts(part: ZtpPart, into: dict[str, list] | None = None) -> dict[str, list]:
     "The argument `parts` of `abort_facts`, with one more shard in it."
     into = {"invalid": [], "exhausted": []} if into is None else into
@@ -67,7 +67,7 @@ def _without_clock(program: RowProgram) -> RowProgram:
     "The program of the same rows without `ts_utc`."
     return row_program({name: value for name, value in program.constants.items() if name != "ts_utc"}, program.columns)
 
-
+# %% ../../nbs/states/46_s4_validate.ipynb #65185a7d
 class ReplayDigests:
     "SHA-256 over the lines of each stream and of the trace rows of S4, without `ts_utc`, in the order of the files."
 
@@ -94,11 +94,11 @@ class ReplayDigests:
         return {family: self._digests[family].hexdigest() if family in self._digests else None for family in (*self._programs, "rng_trace_log")}
 
 # %% ../../nbs/states/46_s4_validate.ipynb #6c676e7f
-EVENT_CODES = {"schema": "SCHEMA_INVALID", "label": "STREAM_ID_MISMATCH", "lineage": "PARTITION_MISMATCH", "format": "SORT_BROKEN", "order": "SORT_BROKEN", "replay": "RNG_REPLAY_MISMATCH"}
-TRACE_CODES = {"schema": "SCHEMA_INVALID", "label": "STREAM_ID_MISMATCH", "lineage": "PARTITION_MISMATCH", "format": "SORT_BROKEN", "replay": "TRACE_TOTALS_MISMATCH",
-               "counter": "TRACE_TOTALS_MISMATCH", "totals": "TRACE_TOTALS_MISMATCH", "missing": "TRACE_MISSING", "foreign": "TRACE_MISSING"}
+_ROW_CODES = {"schema": "SCHEMA_INVALID", "label": "STREAM_ID_MISMATCH", "lineage": "PARTITION_MISMATCH", "format": "SORT_BROKEN"}
+EVENT_CODES = _ROW_CODES | {"order": "SORT_BROKEN", "replay": "RNG_REPLAY_MISMATCH"}
+TRACE_CODES = _ROW_CODES | {"replay": "TRACE_TOTALS_MISMATCH", "missing": "TRACE_MISSING", "foreign": "TRACE_MISSING"}
 
-
+# %% ../../nbs/states/46_s4_validate.ipynb #becdb6e9
 @dataclass(frozen=True)
 class _Checked:
     "What one shard gave."
@@ -109,7 +109,7 @@ class _Checked:
     findings: list[Finding]
     asked: int
 
-
+# %% ../../nbs/states/46_s4_validate.ipynb #360a301d
 def _sample(inputs: Inputs, part: ZtpPart) -> np.ndarray:
     "The merchants of a shard for the second opinion, ids."
     m = part.merchants
@@ -117,16 +117,22 @@ def _sample(inputs: Inputs, part: ZtpPart) -> np.ndarray:
     chosen = sampled(np.searchsorted(inputs.universe, m["merchant_id"]), unusual)
     return np.concatenate([m["merchant_id"][chosen], part.invalid[:8]])
 
+# %% ../../nbs/states/46_s4_validate.ipynb #d5a309b1
+def _rechecked(f: Finding) -> Finding:
+    "A finding of the ground floor, under the check of S4 that owns its code."
+    return replace(f, check=finding(f.code, f.message).check)
 
+# %% ../../nbs/states/46_s4_validate.ipynb #a983ec3c
 def _check_shard(run: Run, inputs: Inputs, shard: Shard) -> _Checked:
     "Draw a shard again and compare it with its parts."
     scope, defaulted, clamped = inputs.scope(shard)
     part = compute_s4(scope, inputs.policy, run.lineage.master)
     findings = [f for stream_id, columns in part.streams.items() for f in validate_event_part(run, stream_id, shard.index, columns, EVENT_CODES)]
     if findings:
-        findings = explain_shard(run, shard.index, part) or [finding(f.code, f.message, file=f.file, row=f.row, merchant_id=f.merchant_id) for f in findings]
+        findings = explain_shard(run, shard.index, part) or list(map(_rechecked, findings))
     sample = _sample(inputs, part)
-    findings += [finding("RNG_REPLAY_MISMATCH", "compiled and slow path disagree", merchant_id=m) for m in second_opinion(scope, part, sample, inputs.policy, run.lineage.master)]
+    doubts = second_opinion(scope, part, sample, inputs.policy, run.lineage.master)
+    findings += [finding("RNG_REPLAY_MISMATCH", "compiled and slow path disagree", merchant_id=merchant) for merchant in doubts]
     return _Checked(part, defaulted, clamped, findings, len(sample))
 
 # %% ../../nbs/states/46_s4_validate.ipynb #99cb414e
@@ -144,7 +150,7 @@ class _Replay:
     merchants: int = 0
     last_merchant: int | None = None
 
-
+# %% ../../nbs/states/46_s4_validate.ipynb #265d21a0
 def _sweep(run: Run, inputs: Inputs, lines_to: Path) -> _Replay:
     "Draw, compare and count all shards; the lines of the merchants go to `lines_to`."
     replay = _Replay(inputs, Tally(), ReplayDigests(run.lineage), {"invalid": [], "exhausted": []})
@@ -167,7 +173,7 @@ def _sweep(run: Run, inputs: Inputs, lines_to: Path) -> _Replay:
 
     with open(lines_to, "wb") as file:
         trace_findings, replay.totals = validate_trace(run, 4, traces(file), TRACE_CODES)
-    replay.findings += [finding(f.code, f.message, file=f.file, row=f.row, expected=f.expected, observed=f.observed) for f in trace_findings]
+    replay.findings += map(_rechecked, trace_findings)
     return replay
 
 # %% ../../nbs/states/46_s4_validate.ipynb #ebdc3ab3
@@ -176,13 +182,14 @@ def _stray_files(run: Run, shards: int) -> list[Finding]:
     found = []
     for stream_id in STREAMS:
         folder = part_path(run, stream_id, 0).parent
+        beyond = [path for index, path in event_parts(run, stream_id) if index >= shards]
         found += [finding("DICT_BYPASS_FORBIDDEN", "the dictionary knows no such file", file=run.relative(path)) for path in foreign_files(run, stream_id)]
-        found += [finding("BRANCH_PURITY", "no shard of this universe writes this part", file=run.relative(path)) for index, path in event_parts(run, stream_id) if index >= shards]
+        found += [finding("BRANCH_PURITY", "no shard of this universe writes this part", file=run.relative(path)) for path in beyond]
         if folder.is_dir() and not any(folder.iterdir()):
             found.append(finding("ZERO_ROW_FILE", "a stream without rows has a folder", file=run.relative(folder)))
     return found
 
-
+# %% ../../nbs/states/46_s4_validate.ipynb #aa20ed15
 def _record_findings(run: Run, replay: _Replay) -> list[Finding]:
     "V13: what the abort log lacks or invents, then the gaps and numeric failures themselves."
     due = abort_facts(replay.inputs, replay.aborts)
@@ -195,15 +202,16 @@ def _record_findings(run: Run, replay: _Replay) -> list[Finding]:
 # %% ../../nbs/states/46_s4_validate.ipynb #f12cdf99
 DOCUMENTS = ("merchant_summary.jsonl", "metrics.json", "corridors.json", "validation_summary.json", "alerts.json", "failures.jsonl")
 
-
+# %% ../../nbs/states/46_s4_validate.ipynb #4f2a2bf4
 def _failure_row(run: Run, f: Finding) -> bytes:
     "A line of `failures.jsonl`."
     dataset = contracts().identify(f.file) if f.file else None
-    row = {"code": f.code, "scope": code_table()[f.code].scope, "reason": f.message, "check": f.check, "dataset_id": dataset[0] if dataset else None, "lineage": lineage_record(run)}
+    row = {"code": f.code, "scope": code_table()[f.code].scope, "reason": f.message, "check": f.check,
+           "dataset_id": dataset[0] if dataset else None, "lineage": lineage_record(run)}
     facts = {name: json_value(getattr(f, name)) for name in ("file", "row", "merchant_id", "expected", "observed")}
     return canonical_line(row | {name: value for name, value in facts.items() if value is not None})
 
-
+# %% ../../nbs/states/46_s4_validate.ipynb #22510ba4
 def _listed(findings: list[Finding]) -> Iterator[Finding]:
     "At most `MAX_FINDINGS` of each code, in the order of the checks."
     seen: Counter = Counter()
@@ -222,10 +230,10 @@ def _check_counts(run: Run, replay: _Replay, metrics: Mapping, findings: list[Fi
     failed = Counter(f.check for f in findings)
     return {check: {"checked": looked_at.get(check, rows), "failed": failed[check]} for check in CHECKS}
 
-
+# %% ../../nbs/states/46_s4_validate.ipynb #3b458c9b
 def _breaches(corridors: list[dict]) -> list[Finding]:
     "A finding for each corridor that fails."
-    return [Finding("CORRIDOR_BREACH", "corridors", f"{row['name']} is outside its corridor", None, None, None, row.get("expected", row.get("fail")), row["observed"])
+    return [finding("CORRIDOR_BREACH", f"{row['name']} is outside its corridor", expected=row.get("expected", row.get("fail")), observed=row["observed"])
             for row in corridors if row["status"] == "fail"]
 
 # %% ../../nbs/states/46_s4_validate.ipynb #fefefca0
@@ -258,7 +266,7 @@ def work_folder(run: Run) -> Path:
     "W: where the validator of S4 works, the place that the operator chose or the usual one."
     return Path(run.options.s4_validation_output) if run.options.s4_validation_output else run.work_dir(4)
 
-
+# %% ../../nbs/states/46_s4_validate.ipynb #a195f82d
 def _trace_digest(run: Run) -> str | None:
     "SHA-256 of the trace rows of S4."
     path, digest = run.path("rng_trace_log"), hashlib.sha256()
@@ -275,10 +283,10 @@ def _trace_digest(run: Run) -> str | None:
 # %% ../../nbs/states/46_s4_validate.ipynb #6a723cd4
 _TABLES = ("crossborder_eligibility_flags", "s3_eligibility", "s3_candidate_set", "merchant_abort_log", "rng_audit_log")
 
-
+# %% ../../nbs/states/46_s4_validate.ipynb #373d29fb
 def input_digests(run: Run, inputs: Inputs, limits: Limits) -> dict:
     "Everything that the verdict depends on: file -> SHA-256, and the values of policy and limits."
-    sealed = [name for name in (POLICY_FILE, FEATURE_FILE, "validation_policy.yaml", "transaction_schema_merchant_ids.parquet") if run.has_artefact(name)]
+    sealed = filter(run.has_artefact, (POLICY_FILE, FEATURE_FILE, "validation_policy.yaml", "transaction_schema_merchant_ids.parquet"))
     paths = [run.path(dataset_id) for dataset_id in _TABLES if run.path(dataset_id).is_file()]
     paths += [path for stream_id in ("hurdle_bernoulli", "nb_final", *STREAMS) for _, path in event_parts(run, stream_id)]
     digests = map_shards(lambda path: (run.relative(path), digest_file(path).sha256), paths, run.workers)
@@ -295,12 +303,12 @@ def _state(run: Run, sources: Mapping, status: str, replay: _Replay | None, docu
     return pretty_json({"version": "1A.S4.state.v1", "lineage": lineage_record(run), "inputs": sources, "status": status, "documents": documents,
                         "merchants_done": replay.merchants if replay else 0, "last_merchant_id": replay.last_merchant if replay else None})
 
-
+# %% ../../nbs/states/46_s4_validate.ipynb #4366dd09
 def _document_digests(folder: Path) -> dict[str, str]:
     "Document -> SHA-256 of those that are in W."
     return {name: digest_file(folder / name).sha256 for name in DOCUMENTS if (folder / name).is_file()}
 
-
+# %% ../../nbs/states/46_s4_validate.ipynb #98c35171
 def _is_finished(run: Run, folder: Path, sources: Mapping) -> bool:
     "True when W was finished from exactly these sources and nobody touched it since."
     try:
@@ -308,7 +316,7 @@ def _is_finished(run: Run, folder: Path, sources: Mapping) -> bool:
         documents = _document_digests(folder)
     except (OSError, Seg1aError):
         return False
-    finished = isinstance(state, dict) and state.get("status") in ("complete", "failed") and {"merchant_summary.jsonl", "validation_summary.json"} <= documents.keys()
+    finished = isinstance(state, dict) and state.get("status") in ("complete", "failed") and "merchant_summary.jsonl" in documents
     return finished and (state.get("lineage"), state.get("inputs"), state.get("documents")) == (lineage_record(run), json_value(sources), documents)
 
 # %% ../../nbs/states/46_s4_validate.ipynb #efa09f6d
@@ -328,13 +336,14 @@ def _work(run: Run, folder: Path) -> None:
     status = "failed" if "failures.jsonl" in documents else "complete"
     atomic_bytes(folder / "state.json", _state(run, sources, status, replay, _document_digests(folder)), replace=True)
 
-
+# %% ../../nbs/states/46_s4_validate.ipynb #02c92739
 def _refused(run: Run, folder: Path, error: Seg1aError) -> None:
     "Leave in W why there was nothing to validate."
     for name in (*DOCUMENTS, "state.json"):
         (folder / name).unlink(missing_ok=True)
     f = finding(error.code, error.message, file=error.detail.get("file"), merchant_id=error.detail.get("merchant_id"))
-    summary = {"version": "1A.S4.validation.v1", "lineage": lineage_record(run), "validated": True, "passed": False, "checks": {}, "failures_by_code": {f.code: 1}, "warnings": []}
+    summary = {"version": "1A.S4.validation.v1", "lineage": lineage_record(run), "validated": True, "passed": False, "checks": {},
+               "failures_by_code": {f.code: 1}, "warnings": []}
     atomic_bytes(folder / "failures.jsonl", _failure_row(run, f), replace=True)
     atomic_bytes(folder / "validation_summary.json", pretty_json(summary), replace=True)
 
@@ -344,14 +353,16 @@ def _read_document(folder: Path, name: str, key: str) -> object:
     path = folder / name
     return read_json(path.read_bytes(), name)[key] if path.is_file() else None
 
-
+# %% ../../nbs/states/46_s4_validate.ipynb #18d04ecf
 def report_of(folder: Path) -> Report:
     "The report that the documents in a folder (W, or the published one) amount to."
-    report = Report("S4", metrics=_read_document(folder, "metrics.json", "metrics") or {}, warnings=_read_document(folder, "validation_summary.json", "warnings"))
+    told, metrics = (lambda key: _read_document(folder, "validation_summary.json", key)), _read_document(folder, "metrics.json", "metrics")
+    report = Report("S4", metrics=metrics or {}, warnings=told("warnings"))
     path = folder / "failures.jsonl"
     rows = [read_json(line, path.name) for line in path.read_bytes().splitlines()] if path.is_file() else []
-    findings = [Finding(row["code"], row["check"], row["reason"], *(row.get(name) for name in ("file", "row", "merchant_id", "expected", "observed"))) for row in rows]
-    counts = _read_document(folder, "validation_summary.json", "checks")
+    facts = ("file", "row", "merchant_id", "expected", "observed")
+    findings = [Finding(row["code"], row["check"], row["reason"], *map(row.get, facts)) for row in rows]
+    counts = told("checks")
     for check in filter(counts.get, CHECKS):
         report.add(check, CHECKS[check][0], counts[check]["checked"], [f for f in findings if f.check == check], counts[check]["failed"])
     if not counts:
