@@ -84,7 +84,7 @@ def _schema_kind(error, row: Mapping) -> str:
     if error.validator == "required":
         names = {name for name in error.validator_value if name not in row}
     if names & _LABEL and error.validator in ("const", "enum", "required"):
-        return "label"
+        return "context" if "context" in names else "label"
     return "envelope" if names & _ENVELOPE else "payload"
 
 
@@ -111,7 +111,8 @@ def _row_problems(stream: StreamRecord, line: bytes) -> tuple[object, list[tuple
 
 # %% ../../nbs/core/16b_event_checks.ipynb #781a2430
 _WIDER = {"envelope": "schema", "payload": "schema", "label": "schema", "lineage": "schema", "format": "schema",
-          "counter": "replay", "budget": "counter", "missing": "replay", "foreign": "replay", "order": "replay", "totals": "replay"}
+          "context": "label", "counter": "replay", "budget": "counter", "span": "budget", "missing": "replay", "foreign": "replay",
+          "order": "replay", "totals": "replay"}
 
 
 def _code(codes: Mapping[str, str | None], kind: str) -> str | None:
@@ -129,6 +130,8 @@ def _field_kind(name: str) -> str:
         return "counter"
     if name in ("blocks", "draws"):
         return "budget"
+    if name == "context":
+        return "context"
     return "label" if name in _LABEL else "lineage" if name in _LINEAGE else f"field:{name}"
 
 
@@ -155,6 +158,12 @@ def _unmatched(expected: list[bytes], observed: list[bytes]) -> tuple[list[bytes
     return list(left.elements()), extra
 
 
+def _span(row: Mapping) -> int:
+    "The blocks between the counters of a row, modulo 2^128."
+    before, after = ((row[f"rng_counter_{side}_hi"] << 64) + row[f"rng_counter_{side}_lo"] for side in ("before", "after"))
+    return (after - before) % (1 << 128)
+
+
 def _judge_row(stream: StreamRecord, row: int, line: bytes, wanted: dict[tuple, list[dict]], lineage: Mapping) -> Iterator[tuple]:
     "(kind, message, parsed row, expected, observed) for a line that should not be there."
     value, problems = _row_problems(stream, line)
@@ -171,9 +180,10 @@ def _judge_row(stream: StreamRecord, row: int, line: bytes, wanted: dict[tuple, 
     if twin is None:
         yield "foreign", "no such event belongs here", value, None, None
         return
-    for kind, name, a, b in _differences(twin, value):
-        if kind != "lineage":
-            yield kind, f"{name} differs from the replay", value, a, b
+    faults = [fault for fault in _differences(twin, value) if fault[0] != "lineage"]
+    if {"counter", "budget"} & {kind for kind, *_ in faults} and value["blocks"] != _span(value):
+        yield "span", "blocks is not the distance of the row's own counters", value, _span(value), value["blocks"]
+    yield from ((kind, f"{name} differs from the replay", value, a, b) for kind, name, a, b in faults)
 
 # %% ../../nbs/core/16b_event_checks.ipynb #91b24f54
 def _explain_part(run: Run, stream: StreamRecord, path: Path, expected: bytes, codes: Mapping, check: str) -> list[Finding]:
@@ -209,7 +219,7 @@ def validate_event_part(run: Run, stream_id: str, shard_index: int, columns: Map
                         check: str = "events") -> list[Finding]:
     """What is wrong with the part of a stream and shard, when `columns` (as for `write_event_part`) are its rows made again.
 
-    `codes`: kind of fault -> code; kinds are schema (envelope, payload, label, lineage, format) and replay (counter, budget, missing,
+    `codes`: kind of fault -> code; kinds are schema (envelope, payload, label, context, lineage, format) and replay (counter, budget, span, missing,
     foreign, order, `field:<name>`), the inner ones optional. Equal bytes give [], and the first and last row have passed the
     JSON-Schema. All findings are returned, so that the report counts them exactly; it is the report that keeps only some. Raises nothing about
     the content of the file."""

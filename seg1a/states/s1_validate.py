@@ -28,8 +28,8 @@ from .s1_hurdle import (DESIGN_COLUMNS, GATE, STREAM, Design, HurdleModel, Hurdl
 EVENT_CODES = {
     "schema": "rng_envelope_schema_violation", "payload": "hurdle_payload_violation", "label": "substream_label_mismatch",
     "lineage": "partition_mismatch", "missing": "cardinality_mismatch", "foreign": "duplicate_hurdle_record", "counter": "rng_counter_mismatch",
-    "budget": "rng_budget_violation", "field:pi": "hurdle_pi_mismatch", "field:deterministic": "deterministic_branch_inconsistent",
-    "replay": "hurdle_replay_mismatch"}
+    "budget": "rng_budget_violation", "span": "rng_counter_mismatch", "field:pi": "hurdle_pi_mismatch",
+    "field:deterministic": "deterministic_branch_inconsistent", "replay": "hurdle_replay_mismatch"}
 TRACE_CODES = dict.fromkeys(("schema", "replay", "lineage", "label"), "rng_trace_missing_or_totals_mismatch")
 
 GROUPS = {

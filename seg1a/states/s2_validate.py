@@ -29,7 +29,8 @@ from .s2_nb_outlets import FEATURES, STREAMS, NbInputs, NbTally, judge, nb_catal
 
 # %% ../../nbs/states/23_s2_validate.ipynb #80d828ee
 _COMMON = {"schema": "schema_violation", "label": "substream_label_mismatch", "lineage": "partition_misuse", "missing": "event_coverage_gap",
-           "foreign": "event_coverage_gap", "counter": "rng_consumption_violation", "replay": "replay_mismatch"}
+           "foreign": "event_coverage_gap", "context": "schema_violation", "span": "rng_counter_mismatch", "counter": "rng_consumption_violation",
+           "replay": "replay_mismatch"}
 EVENT_CODES = {
     "gamma_component": _COMMON | {"budget": "rng_budget_violation", "field:alpha": "nb_final_echo_mismatch"},
     "poisson_component_nb": _COMMON | {"budget": "rng_budget_violation", "field:lambda": "composition_mismatch"},
