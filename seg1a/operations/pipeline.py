@@ -6,7 +6,7 @@
 __all__ = ['STATE_MODULES', 'STATE_TITLES', 'Progress', 'RunRequest', 'state_function', 'Execution', 'build_summary',
            'write_telemetry', 'run_pipeline', 'point_latest']
 
-# %% ../../nbs/operations/02_pipeline.ipynb #45ff705b
+# %% ../../nbs/operations/02_pipeline.ipynb #040efcd0
 import importlib
 import json
 import os
@@ -24,9 +24,10 @@ from ..core.encoding import pretty_json, read_json
 from ..core.errors import Seg1aError
 from ..core.run import Lineage, Options, Run, atomic_bytes, failure_path, open_run, record_failure, unsealed_lineage
 from ..core.shards import worker_count
+from .alerts import alerts_document, run_alerts
 from .seal import fold_s0, read_summary, seal
 
-# %% ../../nbs/operations/02_pipeline.ipynb #9ae4f6ed
+# %% ../../nbs/operations/02_pipeline.ipynb #febc8655
 @dataclass(frozen=True)
 class RunRequest:
     """One run, as asked for. `seed` and `start_time_ns` are u64; `pack` is a verified pack folder."""
@@ -55,7 +56,7 @@ class RunRequest:
             "expect_parameter_hash": self.expect_parameter_hash, "expect_manifest_fingerprint": self.expect_manifest_fingerprint, "handoff": str(handoff),
         }
 
-# %% ../../nbs/operations/02_pipeline.ipynb #d6b201b8
+# %% ../../nbs/operations/02_pipeline.ipynb #d6448f16
 STATE_MODULES = ("seg1a.states.s0_foundations", "seg1a.states.s1_hurdle", "seg1a.states.s2_nb_outlets", "seg1a.states.s3_crossborder", "seg1a.states.s4_ztp")
 STATE_TITLES = ("foundations and sealing", "hurdle", "outlet counts", "cross-border universe", "foreign targets")
 Progress = Callable[[str], None]
@@ -65,7 +66,7 @@ def state_function(state: int) -> Callable:
     """`run_sN` of a state 0..4."""
     return getattr(importlib.import_module(STATE_MODULES[state]), f"run_s{state}")
 
-# %% ../../nbs/operations/02_pipeline.ipynb #08e2cd17
+# %% ../../nbs/operations/02_pipeline.ipynb #6edd9dd1
 @dataclass
 class Execution:
     """The progress of one run."""
@@ -92,7 +93,7 @@ class Execution:
         """The run as its states see it."""
         return open_run(self.root, self.request.pack, self.request.workers)
 
-# %% ../../nbs/operations/02_pipeline.ipynb #fea60602
+# %% ../../nbs/operations/02_pipeline.ipynb #703872c0
 def _parameters(execution: Execution, state: int) -> dict[str, str]:
     """What the run notebook of a state is given."""
     if state == 0:
@@ -101,7 +102,7 @@ def _parameters(execution: Execution, state: int) -> dict[str, str]:
         return {"request": str(path)}
     return {"root": str(execution.root.absolute()), "pack": str(execution.request.pack.absolute())}
 
-# %% ../../nbs/operations/02_pipeline.ipynb #f9258665
+# %% ../../nbs/operations/02_pipeline.ipynb #ebb8a1fd
 def _in_notebook(execution: Execution, state: int) -> None:
     """Execute the run notebook of a state; keep the canonical form, file the raw one under telemetry."""
     from seg1a.operations.audit import canonical_notebook, execute_notebook, local_places, run_notebook_path
@@ -130,7 +131,7 @@ def _start(execution: Execution, state: int):
 
     return start_kernel(STATE_MODULES[state], execution.request.environment())
 
-# %% ../../nbs/operations/02_pipeline.ipynb #3ac943a6
+# %% ../../nbs/operations/02_pipeline.ipynb #b5decf02
 def _in_process(execution: Execution, state: int) -> None:
     """Run a state in this process; the bundle then holds no notebook of it."""
     parameters = _parameters(execution, state)
@@ -143,7 +144,7 @@ def _in_process(execution: Execution, state: int) -> None:
     finally:
         execution.learn_root()
 
-# %% ../../nbs/operations/02_pipeline.ipynb #8d32769d
+# %% ../../nbs/operations/02_pipeline.ipynb #56543ff8
 def _run_state(execution: Execution, state: int) -> None:
     """One state, from its start to its progress line."""
     execution.progress(f"S{state} {STATE_TITLES[state]} …")
@@ -165,7 +166,7 @@ def _announce_compilation(progress: Progress) -> None:
     if not all(is_compiled(package_root() / "core" / name) for name in ("samplers.py", "rows.py")):
         progress("compiling kernels, once for this version of the code: adds about a minute …")
 
-# %% ../../nbs/operations/02_pipeline.ipynb #1d3609ee
+# %% ../../nbs/operations/02_pipeline.ipynb #3b040433
 def _failure(execution: Execution, error: Seg1aError, state: str) -> dict:
     """The failure record of the run: the first one written, or this error's."""
     request = execution.request
@@ -191,7 +192,7 @@ def _lineage_of(root: Path, request: RunRequest) -> Lineage:
         return Lineage(known["seed"], known["parameter_hash"], known["manifest_fingerprint"], known["run_id"], known["ts_utc"])
     return unsealed_lineage(request.seed, request.start_time_ns)
 
-# %% ../../nbs/operations/02_pipeline.ipynb #f34868eb
+# %% ../../nbs/operations/02_pipeline.ipynb #09c6c54d
 def build_summary(execution: Execution, failure: dict | None, gate: dict) -> dict:
     """The JSON summary of a run (operations §4), from what lies on disk."""
     request, root = execution.request, execution.root
@@ -224,7 +225,7 @@ def _state_summary(execution: Execution, state: int) -> dict | None:
     except Seg1aError:
         return None
 
-# %% ../../nbs/operations/02_pipeline.ipynb #39d5e863
+# %% ../../nbs/operations/02_pipeline.ipynb #67512ec3
 def write_telemetry(execution: Execution) -> None:
     """`logs/telemetry/execution_stamp.json` and `run_environ.json`: host facts, never sealed (R3, R19)."""
     folder = execution.root / "logs" / "telemetry"
@@ -233,7 +234,7 @@ def write_telemetry(execution: Execution) -> None:
     for name, document in (("run_environ.json", environ), ("execution_stamp.json", stamp)):
         atomic_bytes(folder / name, pretty_json(document), replace=True)
 
-# %% ../../nbs/operations/02_pipeline.ipynb #4ebb5106
+# %% ../../nbs/operations/02_pipeline.ipynb #2d9af165
 def run_pipeline(request: RunRequest, progress: Progress = lambda line: None) -> dict:
     """Run S0 to S4 and seal; returns the summary, which is also in `run_summary.json` of the run root.
 
@@ -263,12 +264,13 @@ def run_pipeline(request: RunRequest, progress: Progress = lambda line: None) ->
         gate["reasons"] = [f"{failure['state']}: {failure['error_code']}"]
     return _finish(execution, failure, gate)
 
-# %% ../../nbs/operations/02_pipeline.ipynb #132d0e20
+# %% ../../nbs/operations/02_pipeline.ipynb #c5c7cc7a
 def _seal(execution: Execution) -> dict:
     """Seal the bundle and point `latest` at a run that passed."""
     started = time.monotonic()
     execution.progress("seal …")
-    gate = seal(execution.open(), execution.notebooks)
+    run = execution.open()
+    gate = seal(run, execution.notebooks, alerts_document(run))
     execution.seconds["seal"] = time.monotonic() - started
     if gate["status"] == "PASS":
         point_latest(execution.request.output_dir, execution.root)
@@ -279,10 +281,11 @@ def _finish(execution: Execution, failure: dict | None, gate: dict) -> dict:
     """Telemetry and summary, written after everything else."""
     write_telemetry(execution)
     summary = build_summary(execution, failure, gate)
+    summary["alerts"] = run_alerts(execution.root, summary)
     atomic_bytes(execution.root / "run_summary.json", pretty_json(summary), replace=True)
     return summary
 
-# %% ../../nbs/operations/02_pipeline.ipynb #a7aa1baa
+# %% ../../nbs/operations/02_pipeline.ipynb #2ce4f782
 def point_latest(output_dir: Path, root: Path) -> None:
     """Make `<output_dir>/latest` a relative symlink to `root`, in one rename."""
     temporary = output_dir / f"_tmp.latest.{os.getpid()}"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['fold_s0', 'state_verdicts', 'read_summary', 'rng_accounting', 'seal']
 
-# %% ../../nbs/operations/01_seal.ipynb #7da2536a
+# %% ../../nbs/operations/01_seal.ipynb #9d177a43
 import json
 import shutil
 from pathlib import Path
@@ -16,7 +16,7 @@ from ..core.gates import FLAG, build_evidence_index, build_index, build_outputs_
 from ..core.run import Run, atomic_bytes
 from ..core.tables import read_outputs
 
-# %% ../../nbs/operations/01_seal.ipynb #ebf96011
+# %% ../../nbs/operations/01_seal.ipynb #fa8ec1c5
 def fold_s0(run: Run) -> None:
     """Copy the S0 bundle into the run bundle (S0 §6.4 b). E_BUNDLE_CONFLICT when a target exists with other bytes."""
     source = run.state_bundle(0)
@@ -30,7 +30,7 @@ def fold_s0(run: Run) -> None:
                 raise
             raise Seg1aError("E_BUNDLE_CONFLICT", f"{name} lies in the bundle with other bytes", path=name) from error
 
-# %% ../../nbs/operations/01_seal.ipynb #46d844d2
+# %% ../../nbs/operations/01_seal.ipynb #b4606401
 def state_verdicts(run: Run) -> dict[str, dict[str, bool]]:
     """`{"S0": {"validated": …, "passed": …}, …}` from flags that verify and options that are sealed."""
     try:
@@ -41,7 +41,7 @@ def state_verdicts(run: Run) -> dict[str, dict[str, bool]]:
     validate = run.options.validate
     return {f"S{state}": {"validated": validate[state], "passed": validate[state] and state < closed} for state in range(5)}
 
-# %% ../../nbs/operations/01_seal.ipynb #abd39d2a
+# %% ../../nbs/operations/01_seal.ipynb #a17b26e9
 def read_summary(run: Run, state: int) -> dict:
     """The summary that a state left in its working folder. E_BUNDLE_INCOMPLETE when there is none.
 
@@ -58,11 +58,11 @@ def rng_accounting(run: Run) -> dict:
     rows = [row for state in range(5) for row in read_summary(run, state)["rng"]]
     return {"version": "1A.rng_accounting.v1", "audit_present": run.path("rng_audit_log").is_file(), "streams": sorted(rows, key=lambda row: (row["module"], row["substream_label"]))}
 
-# %% ../../nbs/operations/01_seal.ipynb #eae74a58
-def seal(run: Run, notebooks: dict[int, bytes]) -> dict:
+# %% ../../nbs/operations/01_seal.ipynb #31e02d3e
+def seal(run: Run, notebooks: dict[int, bytes], alerts: bytes | None = None) -> dict:
     """Complete the bundle and, if all five states passed, write the root flag; returns the gate of the summary.
 
-    `notebooks`: canonical notebook of each state that ran in one. E_SEAL_STATE when a validated state has no valid flag,
+    `notebooks`: canonical notebook of each state that ran in one; `alerts`: content of `alerts.json`. E_SEAL_STATE when a validated state has no valid flag,
     E_OUTPUT_UNLISTED when the tree is not exactly what the states declared.
     """
     remove_root_flag(run)
@@ -70,19 +70,18 @@ def seal(run: Run, notebooks: dict[int, bytes]) -> dict:
     skipped = [state for state, verdict in verdicts.items() if not verdict["validated"]]
     if failed := [state for state, verdict in verdicts.items() if verdict["validated"] and not verdict["passed"]]:
         raise Seg1aError("E_SEAL_STATE", f"{', '.join(failed)} has no valid flag", states=failed)
-    _publish_documents(run, verdicts, notebooks)
+    _publish_documents(run, verdicts, {f"notebooks/s{state}.ipynb": text for state, text in notebooks.items()} | ({"alerts.json": alerts} if alerts else {}))
     flag = None if skipped else write_flag(run.bundle_dir)
     reasons = [f"{state}: not validated" for state in skipped] + ([] if run.options.notebooks else ["no audit notebooks (--no-notebooks)"])
     return {"status": "WITHHELD" if skipped else "PASS", "reasons": reasons, "bundle_path": run.relative(run.bundle_dir), "flag_sha256_hex": flag}
 
-# %% ../../nbs/operations/01_seal.ipynb #9041b3d1
-def _publish_documents(run: Run, verdicts: dict, notebooks: dict[int, bytes]) -> None:
-    """Write every file of the bundle's top level but the flag."""
+# %% ../../nbs/operations/01_seal.ipynb #3bb85d26
+def _publish_documents(run: Run, verdicts: dict, given: dict[str, bytes]) -> None:
+    """Write what is `given` and every other file of the bundle's top level but the flag."""
     identity = {"seed": run.lineage.seed, "parameter_hash": run.lineage.parameter_hash, "manifest_fingerprint": run.lineage.manifest_fingerprint, "run_id": run.lineage.run_id}
     passed = all(verdict["passed"] for verdict in verdicts.values())
     records = [record for state in range(5) for record in read_outputs(run, state)]
-    documents = {f"notebooks/s{state}.ipynb": text for state, text in sorted(notebooks.items())}
-    documents |= {
+    documents = given | {
         "outputs_index.json": build_outputs_index(run.root, records),
         "evidence_index.json": build_evidence_index(run.root),
         "rng_accounting.json": canonical_line(rng_accounting(run)),
