@@ -17,6 +17,7 @@ from seg1a.core.flags import FLAG
 from seg1a.core.gates import verify_bundle
 from seg1a.core.run import Lineage, Options, atomic_bytes, claim_run_root, open_run
 from seg1a.operations import validate as module
+from seg1a.operations.alerts import alerts_document
 from seg1a.operations.late_proof import add_seal_parser, seal_command
 from seg1a.operations.pipeline import RunRequest, run_pipeline
 from seg1a.operations.validate import add_validate_parser, validate_command
@@ -232,6 +233,17 @@ def test_no_critical_alert_fires_for_a_healthy_run(finished):
     rows = run_alerts(finished)
     assert [row for row in rows if fires(row) and row["severity"] == CRITICAL] == []
     assert {row["id"] for row in rows if row["status"] == "unknown"} == {"s4_exhaustion_jump"}
+
+
+def test_the_sealed_alerts_hold_values_only_and_depend_on_the_run_alone(finished, small_pack, tmp_path):
+    document = alerts_document(open_run(finished, small_pack))
+    shutil.copytree(finished, tmp_path / "copy", symlinks=True)
+    (tmp_path / "copy" / "run_summary.json").unlink()
+    assert alerts_document(open_run(tmp_path / "copy", small_pack)) == document
+    content = json.loads(document)
+    assert contracts().document_problems("validation_bundle_1A", "alerts.json", document) == []
+    assert content["limits"]["s3.eligible_share_min"] == 0.3 and content["limits"]["s2.threshold_h"] > 0 and content["lineage"] == json.loads((finished / "run_root.json").read_bytes())
+    assert str(finished) not in document.decode() and not [row for row in content["alerts"] if row["status"] == "firing"]
 
 
 def test_every_damaged_file_is_found_without_a_traceback(finished, capsys, tmp_path):
