@@ -31,7 +31,7 @@ EXHAUSTION_POLICIES = ("abort", "downgrade_domestic")
 TRANSFORMS = ("identity", "clamp01")
 DEFAULT_CAP, LARGEST_CAP = 64, 2**31 - 1
 
-# %% ../../nbs/states/40_s4_policy.ipynb #138831e9
+# %% ../../nbs/states/40_s4_policy.ipynb #d39da25a
 @dataclass(frozen=True)
 class ZtpPolicy:
     "The loaded policy (S4 §2.3): coefficients, cap of the attempts, what happens at the cap, and how a missing or odd X is read."
@@ -59,7 +59,7 @@ def _refuse(key: str, problem: str, reason: str = "value", filename: str = POLIC
     "The error for a key of the policy."
     return Seg1aError("ERR_S4_POLICY_INVALID", f"{filename}: {key} {problem}", filename=filename, key=key, reason=reason)
 
-# %% ../../nbs/states/40_s4_policy.ipynb #2c9457f8
+# %% ../../nbs/states/40_s4_policy.ipynb #20d0c1da
 def _mapping(value: object, name: str, required: Iterable[str], optional: Iterable[str]) -> dict:
     "A mapping with all of the required keys and none beyond the optional ones."
     if not isinstance(value, dict):
@@ -81,7 +81,7 @@ def _number(value: object, key: str, low: float = -math.inf, high: float = math.
         raise _refuse(key, f"is not between {low} and {high}: {value!r}", "domain")
     return float(value)
 
-# %% ../../nbs/states/40_s4_policy.ipynb #55ad57fe
+# %% ../../nbs/states/40_s4_policy.ipynb #422124a6
 def _text(value: object, key: str, allowed: tuple[str, ...] | str = "") -> str:
     "A text: one of the allowed ones, or one that matches a pattern."
     if not isinstance(value, str):
@@ -99,7 +99,7 @@ def _cap(value: object) -> int:
         raise _refuse("MAX_ZTP_ZERO_ATTEMPTS", f"is not between 1 and {LARGEST_CAP}", "domain")
     return value
 
-# %% ../../nbs/states/40_s4_policy.ipynb #1745b458
+# %% ../../nbs/states/40_s4_policy.ipynb #8be5db07
 def _version(value: object) -> str:
     "A date as YYYY-MM-DD."
     text = _text(value, "version", "[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -129,13 +129,13 @@ def load_policy(data: bytes) -> ZtpPolicy:
 # %% ../../nbs/states/40_s4_policy.ipynb #f40d521b
 _BLOCKS = frozenset({"ztp", "ztp_link", "ztp_controls"})
 
-# %% ../../nbs/states/40_s4_policy.ipynb #f1d71f00
+# %% ../../nbs/states/40_s4_policy.ipynb #54b2613b
 def _blocks_in(value: object) -> set[str]:
     "The names of the policy's blocks that occur as keys anywhere in a YAML value."
     inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
     return (_BLOCKS & value.keys() if isinstance(value, dict) else set()).union(*map(_blocks_in, inner))
 
-# %% ../../nbs/states/40_s4_policy.ipynb #dc5ef7cf
+# %% ../../nbs/states/40_s4_policy.ipynb #eb43aead
 def check_single_authority(files: Mapping[str, bytes]) -> None:
     "`ERR_S4_POLICY_INVALID`, reason `two_authorities`, when another YAML file (name → bytes) holds a block of this policy."
     for name, data in files.items():
@@ -177,7 +177,7 @@ def _feature_columns(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise _refuse("merchant_id", "stands twice", "feature_file", filename=FEATURE_FILE)
     return ids, values, known
 
-# %% ../../nbs/states/40_s4_policy.ipynb #053f20a6
+# %% ../../nbs/states/40_s4_policy.ipynb #b60ae9ea
 def load_features(path: Path | None, universe: np.ndarray, policy: ZtpPolicy) -> Features:
     """The feature file at `path` (None: there is none) for a universe of ids int64[n], ascending.
 
@@ -190,9 +190,9 @@ def load_features(path: Path | None, universe: np.ndarray, policy: ZtpPolicy) ->
     ours = universe[place] == ids if len(universe) else np.zeros(len(ids), bool)
     odd = ours & known & ~(np.isfinite(values) & (((values >= 0.0) & (values <= 1.0)) | (policy.x_transform == "clamp01")))
     if odd.any():
-        first = int(np.argmax(odd))
-        raise Seg1aError("ERR_S4_FEATURE_DOMAIN", f"feature value {values[first]!r} of merchant {ids[first]} is not in [0, 1]",
-                         filename=FEATURE_FILE, merchant_id=int(ids[first]), value=repr(float(values[first])))
+        merchant, value = (column[np.argmax(odd)].item() for column in (ids, values))
+        raise Seg1aError("ERR_S4_FEATURE_DOMAIN", f"feature value {value} of merchant {merchant} is not in [0, 1]",
+                         filename=FEATURE_FILE, merchant_id=merchant, value=repr(value))
     x[place[ours & known]] = values[ours & known]
     return Features(x, sha256(path.read_bytes()).hexdigest(), len(ids), int((~ours).sum()))
 

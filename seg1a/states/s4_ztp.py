@@ -48,7 +48,7 @@ def write_s4(run: Run, inputs: Inputs) -> list[OutputRecord]:
 # %% ../../nbs/states/47_s4_ztp.ipynb #09aa3ddc
 _log = logging.getLogger("seg1a.s4")
 
-# %% ../../nbs/states/47_s4_ztp.ipynb #cf7d9c1f
+# %% ../../nbs/states/47_s4_ztp.ipynb #c3b9b86a
 def _write_abort_log(run: Run, inputs: Inputs, aborts: dict[str, list]) -> OutputRecord | None:
     "The rows of S4 in the abort log, and a line each in the log of the process."
     facts = abort_facts(inputs, aborts)
@@ -74,7 +74,7 @@ def _set_parts_aside(run: Run) -> None:
         message = f"{path.name} of an earlier attempt cannot be set aside: {error.strerror}"
         raise Seg1aError("ERR_S4_PARTIAL_RESUME", message, file=run.relative(path)) from error
 
-# %% ../../nbs/states/47_s4_ztp.ipynb #dbd88c9e
+# %% ../../nbs/states/47_s4_ztp.ipynb #4942fe8d
 def _ensure_written(run: Run, inputs: Inputs) -> None:
     "Write S4's output, with its list, unless the list is there already."
     if run.path("state_outputs", state=4).exists():
@@ -94,15 +94,16 @@ def _mirror(run: Run) -> None:
         else:
             (run.work_dir(4) / name).unlink(missing_ok=True)
 
-# %% ../../nbs/states/47_s4_ztp.ipynb #0a6912ab
+# %% ../../nbs/states/47_s4_ztp.ipynb #f21c70c0
 _SHORT = ("poisson", "rejection", "retry_exhausted", "final")
 _OUTCOMES = {"accepted": "accepted", "short_circuit": "short_circuit_no_admissible", "downgrade": "downgrade_domestic", "aborted": "aborted",
              "numeric_invalid": "numeric_invalid", "upstream_missing": "upstream_missing"}
 
-# %% ../../nbs/states/47_s4_ztp.ipynb #3e7015ce
+# %% ../../nbs/states/47_s4_ztp.ipynb #88078561
 def _summary_keys(run: Run, metrics: dict) -> dict:
     "What the summary of the run says of S4 beyond verdict and account (operations §4)."
-    places = {f"{name}_path": run.relative(part_path(run, stream_id, 0).parent) for name, stream_id in zip(_SHORT, STREAMS)}
+    places = {f"{name}_path": run.relative(part_path(run, stream_id, 0).parent) if event_parts(run, stream_id) else None
+              for name, stream_id in zip(_SHORT, STREAMS)}
     features = run.inputs.rows[FEATURE_FILE]["path"] if run.has_artefact(FEATURE_FILE) else None
     return {**places, "trace_path": run.relative(run.path("rng_trace_log")), "features_path": features, "merchants": metrics.get("s4.merchants_in_scope"),
             "outcomes": {name: metrics.get(f"s4.{key}") for name, key in _OUTCOMES.items()}, "metrics": metrics}
@@ -119,7 +120,7 @@ def _counted(run: Run, inputs: Inputs) -> dict:
         tally.add(*drawn)
     return metrics_of(inputs.verdict, tally)
 
-# %% ../../nbs/states/47_s4_ztp.ipynb #a3a8733b
+# %% ../../nbs/states/47_s4_ztp.ipynb #d7a58c2b
 def publish_s4(run: Run, inputs: Inputs, report: Report | None) -> dict:
     """Publish the evidence of S4 (None: its validator was switched off) and the summary; returns the summary.
 
@@ -150,7 +151,7 @@ def run_s4(run: Run) -> dict:
         record_failure(run, None, error, "S4", MODULE, error.detail.get("dataset_id"), error.detail.get("merchant_id"))
         raise
 
-# %% ../../nbs/states/47_s4_ztp.ipynb #8fec3769
+# %% ../../nbs/states/47_s4_ztp.ipynb #0b37d053
 def report_s4(run: Run) -> Report:
     "The report of S4 as it was published; for the audit notebook."
     return report_of(run.state_bundle(4))
