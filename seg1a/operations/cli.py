@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['build_parser', 'default_commit', 'run_command', 'verify_command', 'pack_command', 'main']
 
-# %% ../../nbs/operations/03_cli.ipynb #0de6ba87
+# %% ../../nbs/operations/03_cli.ipynb #e7e24752
 import argparse
 import importlib
 import json
@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 
 from .. import __version__
-from ..core.errors import Seg1aError, UsageError
+from ..core.errors import Seg1aError, StagingError, UsageError
 
-# %% ../../nbs/operations/03_cli.ipynb #d38d3f6f
+# %% ../../nbs/operations/03_cli.ipynb #ff6bb19b
 def _u64(text: str) -> int:
     """An unsigned 64-bit integer in decimal."""
     if not re.fullmatch(r"[0-9]{1,20}", text) or int(text) >= 1 << 64:
@@ -35,7 +35,7 @@ def _hex(*lengths: int):
         return text.lower()
     return read
 
-# %% ../../nbs/operations/03_cli.ipynb #df938b0a
+# %% ../../nbs/operations/03_cli.ipynb #27e39e53
 def _positive(text: str) -> int:
     """An integer of at least 1."""
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
@@ -50,7 +50,7 @@ def _named_path(text: str) -> tuple[str, Path]:
         raise argparse.ArgumentTypeError(f"expected NAME=PATH with the canonical file name, got {text!r}")
     return name, Path(path)
 
-# %% ../../nbs/operations/03_cli.ipynb #d571fd37
+# %% ../../nbs/operations/03_cli.ipynb #17e712aa
 class _Parser(argparse.ArgumentParser):
     """argparse whose refusals carry a code and end in status 2."""
 
@@ -73,7 +73,7 @@ def _run_flags(parser: argparse.ArgumentParser) -> None:
         outcome.add_argument(f"--no-validate-s{state}", dest=f"validate_s{state}", action="store_false", help=f"emergency replays: skip the validator of S{state}; the gate is then WITHHELD")
     outcome.add_argument("--no-notebooks", dest="notebooks", action="store_false", help="run the states in this process; the bundle then holds no audit notebooks")
 
-# %% ../../nbs/operations/03_cli.ipynb #4f601cb8
+# %% ../../nbs/operations/03_cli.ipynb #18d86fa1
 _TABLE_FLAGS = {
     "merchant_table": "transaction_schema_merchant_ids.parquet", "iso_table": "iso3166.parquet", "gdp_table": "gdp.parquet", "bucket_table": "gdp_bucket_map.parquet",
     "validation_policy": "validation_policy.yaml", "numeric_policy": "numeric_policy.json", "math_profile": "math_profile_manifest.json", "s4_features": "crossborder_features.parquet",
@@ -89,7 +89,7 @@ def _input_flags(parser: argparse.ArgumentParser) -> None:
     inputs.add_argument("--param", type=_named_path, action="append", default=[], metavar="NAME=PATH", help="use PATH as the governed parameter file NAME; repeatable")
     inputs.add_argument("--artefact-version", metavar="TEXT", help="stop unless the pack has this version")
 
-# %% ../../nbs/operations/03_cli.ipynb #57735304
+# %% ../../nbs/operations/03_cli.ipynb #b29241ae
 def _place_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `seg1a run` that say how and where; no sealed byte depends on them."""
     place = parser.add_argument_group("how and where (no sealed byte depends on these)")
@@ -100,7 +100,7 @@ def _place_flags(parser: argparse.ArgumentParser) -> None:
     place.add_argument("--result-json", type=Path, metavar="PATH", help="also write the JSON summary here (it is always in the run root)")
     place.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
-# %% ../../nbs/operations/03_cli.ipynb #6560a7d0
+# %% ../../nbs/operations/03_cli.ipynb #4fe4844a
 _LATER = {"validate": "seg1a.operations.validate", "seal": "seg1a.operations.late_proof", "alerts": "seg1a.operations.alerts"}
 _LIGHT = ("run", "verify", "pack")
 
@@ -112,7 +112,7 @@ def _commands_to_import(command_line: list[str]) -> list[str]:
         return []
     return [first] if first in _LATER else list(_LATER)
 
-# %% ../../nbs/operations/03_cli.ipynb #9d3e9010
+# %% ../../nbs/operations/03_cli.ipynb #64ef9016
 def build_parser(command_line: list[str]) -> argparse.ArgumentParser:
     """The parser for a command line: whole, but for heavy commands that it does not name."""
     parser = _Parser(prog="seg1a", description="A deterministic, governed engine that turns a sealed pack into a merchant-and-outlet universe, proves it, and replays it bit for bit.")
@@ -131,7 +131,7 @@ def build_parser(command_line: list[str]) -> argparse.ArgumentParser:
         getattr(importlib.import_module(_LATER[name]), f"add_{name}_parser")(commands, shared)
     return parser
 
-# %% ../../nbs/operations/03_cli.ipynb #4ada1f14
+# %% ../../nbs/operations/03_cli.ipynb #26a16552
 def _pack_commands(parser: argparse.ArgumentParser, shared: argparse.ArgumentParser) -> None:
     """`seg1a pack build` and `seg1a pack verify`."""
     commands = parser.add_subparsers(dest="pack_command", required=True, metavar="COMMAND", parser_class=_Parser)
@@ -145,7 +145,7 @@ def _pack_commands(parser: argparse.ArgumentParser, shared: argparse.ArgumentPar
     verify = commands.add_parser("verify", parents=[shared], help="check every file, size and digest of a pack")
     verify.add_argument("pack", type=Path, help="pack folder")
 
-# %% ../../nbs/operations/03_cli.ipynb #677bc105
+# %% ../../nbs/operations/03_cli.ipynb #968476e4
 def default_commit() -> str:
     """HEAD of the checkout that holds this package, else the 64-hex digest of the package's code."""
     package = Path(__file__).resolve().parent.parent
@@ -157,7 +157,7 @@ def default_commit() -> str:
 
     return code_digest()
 
-# %% ../../nbs/operations/03_cli.ipynb #b0155e15
+# %% ../../nbs/operations/03_cli.ipynb #492d7a80
 def _check_run_arguments(arguments: argparse.Namespace) -> None:
     """Refuse what flags alone can show to be wrong (UsageError; ERR_S3_PRECONDITION for the lanes)."""
     if arguments.s3_sequencing and not arguments.s3_integerisation:
@@ -173,18 +173,23 @@ def _check_run_arguments(arguments: argparse.Namespace) -> None:
     if arguments.output_dir.exists() and not arguments.output_dir.is_dir():
         raise UsageError("E_USAGE", f"--output-dir {arguments.output_dir} is not a folder")
 
-# %% ../../nbs/operations/03_cli.ipynb #94c965aa
+# %% ../../nbs/operations/03_cli.ipynb #495011f3
 def _stderr_progress(quiet: bool):
     """A callable that prints a line of progress to stderr, or says nothing."""
     return (lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr, flush=True))
 
-# %% ../../nbs/operations/03_cli.ipynb #e4e8eb5c
+# %% ../../nbs/operations/03_cli.ipynb #ff328207
 def _pack_for(arguments: argparse.Namespace, progress) -> Path:
     """The verified pack that the run uses: as given, or the dev pack, or either with files laid over it."""
     from seg1a.inputs.manifest import verify_pack
     from seg1a.inputs.pack import dev_pack, overlay_digest, overlay_pack
 
-    pack = arguments.pack if arguments.pack is not None else dev_pack(progress=progress)
+    try:
+        pack = arguments.pack if arguments.pack is not None else dev_pack(progress=progress)
+    except StagingError as error:
+        if error.code != "E_PACK_SOURCE":
+            raise
+        raise UsageError("E_USAGE", "outside a checkout there is no development pack: name a pack with --pack") from error
     manifest = verify_pack(pack, progress=progress)
     if arguments.artefact_version not in (None, manifest.pack_version):
         raise UsageError("E_USAGE", f"--artefact-version is {arguments.artefact_version!r}, the pack's version is {manifest.pack_version!r}")
@@ -193,7 +198,7 @@ def _pack_for(arguments: argparse.Namespace, progress) -> Path:
         return pack
     return overlay_pack(pack, overrides, arguments.output_dir / "packs" / overlay_digest(manifest, overrides)[:16])
 
-# %% ../../nbs/operations/03_cli.ipynb #bb747081
+# %% ../../nbs/operations/03_cli.ipynb #2150f10c
 def _request(arguments: argparse.Namespace, pack: Path, command_line: list[str]):
     """The request that the flags make."""
     from seg1a.core.run import Options
@@ -213,7 +218,7 @@ def _request(arguments: argparse.Namespace, pack: Path, command_line: list[str])
         expect_manifest_fingerprint=arguments.expect_manifest_fingerprint, state_timeout=arguments.state_timeout, command_line=tuple(command_line),
     )
 
-# %% ../../nbs/operations/03_cli.ipynb #10b2e7ca
+# %% ../../nbs/operations/03_cli.ipynb #ad161e95
 def run_command(arguments: argparse.Namespace, command_line: list[str]) -> int:
     """`seg1a run`."""
     _check_run_arguments(arguments)
@@ -239,7 +244,7 @@ def run_command(arguments: argparse.Namespace, command_line: list[str]) -> int:
         print(f"FAIL {failure['code']} {message}")
     return summary["run"]["exit_code"]
 
-# %% ../../nbs/operations/03_cli.ipynb #6e7a0338
+# %% ../../nbs/operations/03_cli.ipynb #45fb8289
 def verify_command(arguments: argparse.Namespace) -> int:
     """`seg1a verify ROOT`: exit 0 for PASS, 1 for anything else."""
     from seg1a.core.gates import verify_bundle
@@ -257,7 +262,7 @@ def verify_command(arguments: argparse.Namespace) -> int:
     print(f"PASS {arguments.root}" if verdict.passed else f"FAIL E_VERIFY_FAILED {len(verdict.problems)} problems in {arguments.root}")
     return 0 if verdict.passed else 1
 
-# %% ../../nbs/operations/03_cli.ipynb #af0e7750
+# %% ../../nbs/operations/03_cli.ipynb #f3d25f56
 def pack_command(arguments: argparse.Namespace) -> int:
     """`seg1a pack build` and `seg1a pack verify`."""
     from seg1a.inputs.manifest import verify_pack
@@ -274,7 +279,7 @@ def pack_command(arguments: argparse.Namespace) -> int:
     print(f"{'VERIFIED' if arguments.pack_command == 'verify' else 'BUILT'} {place}")
     return 0
 
-# %% ../../nbs/operations/03_cli.ipynb #c8c4b091
+# %% ../../nbs/operations/03_cli.ipynb #3dabe0ca
 def main(command_line: list[str] | None = None) -> int:
     """The console script: parse, dispatch, turn a refusal into one line and an exit status."""
     command_line = sys.argv[1:] if command_line is None else command_line
