@@ -355,16 +355,27 @@ def _arrow_schema(id: str, schema: Mapping) -> pa.Schema:
     return pa.schema([pa.field(name, ARROW_TYPES[type_name], nullable=_admits_null(schema["properties"][name]))
                       for name, type_name in schema["x-table"]["columns"].items()])
 
+# %% ../../nbs/core/12_contracts.ipynb #4ac2a960
+def _csv_rows(columns: list[str], data: bytes) -> list[str]:
+    "The lines of a CSV file of numbers, header included, as JSON; a line of another shape becomes null, which no row schema admits."
+    head, *lines = data.decode("utf-8", "replace").split("\n")
+    right = head == ",".join(columns) and lines[-1:] == [""]
+    cells = [line.split(",") for line in lines[:-1]] if right else [[]]
+    return ["null" if len(row) != len(columns) else "{%s}" % ",".join(f'"{name}":{cell or "null"}' for name, cell in zip(columns, row)) for row in cells]
 
+# %% ../../nbs/core/12_contracts.ipynb #ed4d1cc6
 def _document_problems(c: Contracts, id: str, name: str, data: bytes) -> list[str]:
-    "Problems of a file of a folder, at most three a row, each with its place."
+    "Problems of a file of a folder, at most three a row, each with its place; rows count from 0, a CSV header not among them."
     contents = c.dataset(id).contents
     if name not in contents:
         return [f"{name} is not a file of {id}"]
     if contents[name] is None:
         return []
-    validator, found = c.validator(contents[name]), []
-    rows = data.splitlines() if name.endswith(".jsonl") else [data]
+    validator, found, rows = c.validator(contents[name]), [], [data]
+    if name.endswith(".jsonl"):
+        rows = data.splitlines()
+    elif name.endswith(".csv"):
+        rows = [row.encode() for row in _csv_rows(c.schema(contents[name])["x-csv"], data)]
     for number, row in enumerate(rows):
         try:
             errors = list(islice(validator.iter_errors(read_json(row, name)), 3))

@@ -22,6 +22,7 @@ from pathlib import Path
 from .. import __version__
 from ..core.encoding import pretty_json, read_json
 from ..core.errors import Seg1aError
+from ..core.lineage import code_digest
 from ..core.run import Lineage, Options, Run, atomic_bytes, failure_path, open_run, record_failure, unsealed_lineage
 from ..core.shards import worker_count
 from .alerts import alerts_document, run_alerts
@@ -229,7 +230,8 @@ def _state_summary(execution: Execution, state: int) -> dict | None:
 def write_telemetry(execution: Execution) -> None:
     """`logs/telemetry/execution_stamp.json` and `run_environ.json`: host facts, never sealed (R3, R19)."""
     folder = execution.root / "logs" / "telemetry"
-    environ = {"hostname": platform.node(), "platform": platform.platform(), "python": sys.version, "libc": " ".join(platform.libc_ver()), "build_commit": execution.request.git_commit}
+    environ = {"hostname": platform.node(), "platform": platform.platform(), "python": sys.version, "libc": " ".join(platform.libc_ver()),
+               "build_commit": execution.request.git_commit, "code_digest": code_digest()}
     stamp = {"argv": list(execution.request.command_line), "workers": execution.request.workers, "output_dir": str(execution.request.output_dir), "pack": str(execution.request.pack), "seconds": execution.seconds}
     for name, document in (("run_environ.json", environ), ("execution_stamp.json", stamp)):
         atomic_bytes(folder / name, pretty_json(document), replace=True)

@@ -331,7 +331,11 @@ def _finish(run: Run, records: list[OutputRecord], report: Report | None) -> dic
     """Leave the list of outputs and the summary in the working folder."""
     publish_outputs(run, 0, records)
     rows = {Path(record.path).name.partition(".")[0]: record.rows for record in records}
-    summary = {"state": "S0", "validated": report is not None, "passed": None if report is None else report.passed, "metrics": {} if report is None else report.metrics, "rows": rows, "rng": []}
+    validated, passed = report is not None, None if report is None else report.passed
+    summary = {"state": "S0", "validated": validated, "passed": passed, "metrics": {} if report is None else report.metrics, "rows": rows, "rng": [],
+               "warnings": [] if report is None else report.warnings, "run_id": run.lineage.run_id, "parameter_hash": run.lineage.parameter_hash,
+               "manifest_fingerprint": run.lineage.manifest_fingerprint, "validation_enabled": validated, "validation_passed": passed,
+               "validation_artifacts_path": run.relative(run.state_bundle(0)), "datasets": rows}
     atomic_bytes(run.work_dir(0) / "summary.json", canonical_line(summary))
     return summary
 

@@ -120,7 +120,8 @@ def _summary_fields(run: Run, records: Iterable[OutputRecord]) -> dict:
     lanes = Lanes(run.options.s3_priors, run.options.s3_integerisation, run.options.s3_sequencing)
     rows = {Path(r.path).stem: r.rows for r in records if r.path.endswith(".parquet")}
     places = {f"{d.removeprefix('s3_')}_path": run.relative(run.path(d)) if d in rows else None for d in written_tables(Lanes(True, True, True))}
-    return {"rows": rows, "merchants": rows["s3_eligibility"], "toggles": lanes.as_json(), **places}
+    return {"rows": rows, "merchants": rows["s3_eligibility"], "toggles": lanes.as_json(), **places,
+            "parameter_hash": run.lineage.parameter_hash, "manifest_fingerprint": run.lineage.manifest_fingerprint, "validation_failed_merchants": None}
 
 # %% ../../nbs/states/39b_s3_crossborder.ipynb #eea2cb26
 def conclude_s3(run: Run, records: list[OutputRecord]) -> tuple[dict, Examination | None]:
