@@ -187,8 +187,9 @@ def test_usage(root, tmp_path, small_pack, sharded_pack):
     shutil.copytree(small_pack, damaged)
     next(damaged.rglob("*.yaml")).write_bytes(b"x")
     assert code_of(validate_command, arguments("validate", root, "--pack", damaged)).startswith("E_PACK_")
-    with pytest.raises(SystemExit):
-        arguments("validate", root, "--state", "s5")
+    for words in (("validate", root, "--state", "s5"), ("validate", root, "--workers", "0"), ("seal", root, "--workers", "-1")):
+        with pytest.raises(SystemExit):
+            arguments(*words)
 
 
 # ---- whole runs -------------------------------------------------------------------------------------------------------

@@ -21,10 +21,10 @@ from ..core.gates import remove_root_flag, verify_bundle
 from ..core.run import Run, atomic_bytes, open_run, record_failure
 from ..core.shards import worker_count
 from ..core.tables import read_outputs
-from .alerts import run_alerts
+from .alerts import alerts_document, run_alerts
 from .pipeline import STATE_TITLES, point_latest, state_function
 from .seal import fold_s0, seal
-from .validate import find_pack
+from .validate import find_pack, thread_count
 
 # %% ../../nbs/operations/05a_late_proof.ipynb #69b22a7a
 def _own_folders(run: Run, state: int) -> list[str]:
@@ -89,20 +89,20 @@ def _prove_s0(run: Run) -> None:
 def seal_late(root: Path, pack: Callable[[], Path], workers: int | None = None, progress: Callable[[str], None] = lambda line: None) -> dict:
     """Supply the missing proofs of a run and seal it; returns the gate `{status, reasons, bundle_path, flag_sha256_hex}`.
 
-    `pack` is asked only when a proof is missing. E_VERIFY_FAILED for a broken seal, the errors of `missing_proofs`, of the states
+    `pack` is not asked for a run that is sealed already. E_VERIFY_FAILED for a broken seal, the errors of `missing_proofs`, of the states
     and of the seal.
     """
-    run = open_run(root, root, workers or worker_count())  # the pack comes later: it may not be needed
+    run = open_run(root, root, workers or worker_count())  # the pack comes later: a sealed run needs none
     if (run.bundle_dir / FLAG).exists():
         return _standing_gate(run)
-    if missing := missing_proofs(run):
-        run = replace(run, pack=pack())
+    missing = missing_proofs(run)
+    run = replace(run, pack=pack())
     for state in missing:
         progress(f"S{state} {STATE_TITLES[state]}: proof …")
         prove_state(run, state)
     progress("seal …")
     notebooks = {state: place.read_bytes() for state in range(5) if (place := run.bundle_dir / "notebooks" / f"s{state}.ipynb").is_file()}
-    return seal(replace(run, options=replace(run.options, validate=(True,) * 5)), notebooks)
+    return seal(replace(run, options=replace(run.options, validate=(True,) * 5)), notebooks, alerts_document(run))
 
 
 def _standing_gate(run: Run) -> dict:
@@ -149,7 +149,7 @@ def add_seal_parser(commands, shared: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("seal", parents=[shared], help="supply missing proofs and seal a WITHHELD run", description=text)
     parser.add_argument("root", type=Path, help="run root of a finished run")
     parser.add_argument("--pack", type=Path, metavar="PATH", help="the run's pack (default: where it was when the run was made)")
-    parser.add_argument("--workers", type=int, metavar="N", help="threads to use (default: the CPUs)")
+    parser.add_argument("--workers", type=thread_count, metavar="N", help="threads to use (default: the CPUs)")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
 

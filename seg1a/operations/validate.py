@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHOWN', 'find_pack', 'with_late_proofs', 'has_run', 'state_validator', 'stopped', 'state_report', 'validate_run',
-           'report_lines', 'finding_line', 'finding_json', 'report_json', 'junit_xml', 'add_validate_parser',
-           'validate_command']
+           'report_lines', 'finding_line', 'finding_json', 'report_json', 'junit_xml', 'thread_count',
+           'add_validate_parser', 'validate_command']
 
 # %% ../../nbs/operations/05_validate.ipynb #4ddd7278
 import argparse
@@ -208,6 +208,13 @@ def _count(element: ElementTree.Element, cases: Iterable[ElementTree.Element]) -
         element.set(name, str(sum(tag in parts for parts in found)))
 
 # %% ../../nbs/operations/05_validate.ipynb #e67816e8
+def thread_count(text: str) -> int:
+    """The value of `--workers`: an integer from 1."""
+    if not re.fullmatch(r"[0-9]{1,4}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
+    return int(text)
+
+
 def add_validate_parser(commands, shared: argparse.ArgumentParser) -> None:
     """Add `validate` to the sub-commands of seg1a."""
     text = "Replay every state of a run from its inputs and compare with the bytes on disk. Exit status 0 when all of them pass, 1 otherwise. Reads only."
@@ -216,7 +223,7 @@ def add_validate_parser(commands, shared: argparse.ArgumentParser) -> None:
     parser.add_argument("--pack", type=Path, metavar="PATH", help="the run's pack (default: where it was when the run was made)")
     parser.add_argument("--state", choices=[f"s{state}" for state in range(5)], type=str.lower, help="only this state")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="also write JUnit XML here")
-    parser.add_argument("--workers", type=int, metavar="N", help="threads to use (default: the CPUs)")
+    parser.add_argument("--workers", type=thread_count, metavar="N", help="threads to use (default: the CPUs)")
     parser.add_argument("--s4-validation-output", type=Path, metavar="PATH", help="working folder of S4's validator, to resume it later (default: a temporary one)")
 
 
