@@ -1,11 +1,12 @@
 """Whole runs, as an operator types them: the same bytes anywhere, a seal that holds, refusals that leave only evidence."""
 
-import getpass
 import hashlib
 import json
+import os
 import platform
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ import pytest
 
 UNSEALED = ("logs/telemetry/", "run_summary.json")
 FLAGS = ("--seed", "7", "--start-time-ns", "1700000000000000000", "--git-commit", "ab" * 20)
+OPERATOR = "operator-zq81"  # the user's name, and in the path of the home folder: a word that nothing else would write
 LANES = ("--s3-priors", "--s3-integerisation", "--s3-sequencing")
 
 
@@ -37,8 +39,12 @@ def sealed_files(root: Path) -> dict[str, str]:
 def two_runs(seg1a, sharded_pack, tmp_path_factory):
     """The same run twice: other folder, other working folder, other number of workers."""
     folders = [tmp_path_factory.mktemp(name) for name in ("one", "another-place")]
+    cache = os.environ.get("SEG1A_CACHE_DIR") or str(Path.home() / ".cache" / "seg1a")
+    someone = {"USER": OPERATOR, "LOGNAME": OPERATOR, "SEG1A_CACHE_DIR": cache}
+    for folder in folders:
+        (folder / OPERATOR).mkdir()
     done = [
-        seg1a("run", "--pack", sharded_pack, "--output-dir", folder / "out", "--workers", workers, *FLAGS, *LANES, cwd=folder)
+        seg1a("run", "--pack", sharded_pack, "--output-dir", folder / "out", "--workers", workers, *FLAGS, *LANES, cwd=folder, HOME=str(folder / OPERATOR), **someone)
         for folder, workers in zip(folders, (1, 2))
     ]
     return [run_root(one) for one in done]
@@ -52,7 +58,7 @@ def test_two_folders_and_worker_counts_give_the_same_sealed_bytes(two_runs):
 
 
 def test_nothing_of_the_machine_is_in_the_sealed_tree(two_runs):
-    needles = [platform.node(), getpass.getuser(), str(two_runs[0]), str(two_runs[0].parents[2]), str(Path.home())]
+    needles = [platform.node(), OPERATOR, str(two_runs[0]), str(two_runs[0].parents[2]), sys.prefix, sys.base_prefix]
     needles = [needle.encode() for needle in needles if len(needle) > 3]
     for path in two_runs[0].rglob("*"):
         name = path.relative_to(two_runs[0]).as_posix()
