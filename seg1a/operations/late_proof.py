@@ -74,15 +74,15 @@ def _prove_s0(run: Run) -> None:
     if error := report.error():
         record_failure(run, run.lineage, error, "S0", s0_foundations.MODULE)
         raise error
-    document = canonical_line(s0_foundations._summary_document(run, read_outputs(run, 0), report))
+    records = read_outputs(run, 0)
+    document = canonical_line(s0_foundations._summary_document(run, records, report))
     atomic_bytes(folder / "validation_summary.json", document, replace=True)
     atomic_bytes(folder / "index.json", build_index(folder, excluded), replace=True)
     remove_root_flag(run)
     atomic_bytes(run.bundle_dir / "s0_validation_summary.json", document, replace=True)
     fold_s0(run)
-    place = run.work_dir(0) / "summary.json"
-    summary = json.loads(place.read_bytes()) | {"validated": True, "passed": True, "metrics": report.metrics}
-    atomic_bytes(place, canonical_line(summary), replace=True)
+    (run.work_dir(0) / "summary.json").unlink(missing_ok=True)
+    s0_foundations._finish(run, records, report)
     write_flag(folder, excluded)
 
 # %% ../../nbs/operations/05a_late_proof.ipynb #44f8b297
