@@ -18,7 +18,7 @@ from seg1a.states.s4_validate import validate_s4
 from seg1a.states.s4_ztp import run_s4
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-from statistics_power import speaking  # noqa: E402
+from statistics_power import healthy, speaking  # noqa: E402
 from wrong_samplers import FAULTS, installed  # noqa: E402
 
 INPUT = VECTORS["end_to_end"]["input"]
@@ -72,3 +72,8 @@ def test_statistics_alone_find_it_from_some_size_on(fault, state, size, statisti
 def test_statistics_cannot_see_exchanged_lanes():
     # both words of a block are uniform: another stream, the same law; only the replay can object
     assert not any(speaking(("S1", "S2", "S4"), 10_000, 1, "lanes").values())
+
+
+@pytest.mark.slow
+def test_no_false_alarm_of_the_right_samplers():
+    assert healthy([300, 3_000, 30_000], 20) == 0
