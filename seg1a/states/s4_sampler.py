@@ -16,6 +16,7 @@ import numpy as np
 
 # %% ../../nbs/states/41_s4_sampler.ipynb #5c191593
 from ..core import reference, reference_samplers
+from ..core.errors import Seg1aError
 from ..core.exact import exp_array, ln_array
 from ..core.kernels import kernel
 from ..core.numerics import neumaier4_k, neumaier_sum
@@ -239,9 +240,22 @@ class ZtpPart:
         "uint64[1, 3]: draws, blocks and events of the shard."
         return shard_totals(self.trace, 1)
 
+# %% ../../nbs/states/41_s4_sampler.ipynb #79f2b8ae
+def _recorded(ids: np.ndarray, rows: Mapping[str, np.ndarray]) -> _Attempts:
+    "The attempts of merchants `ids` (ascending) from the rows of their part. `RNG_REPLAY_MISMATCH` when a row belongs to nobody among them."
+    if not np.isin(rows["merchant_id"], ids).all() or (np.diff(rows["merchant_id"]) < 0).any():
+        raise Seg1aError("RNG_REPLAY_MISMATCH", "the attempts on record are not those of the shard")
+    words = [rows[name] for name in ("rng_counter_before_hi", "rng_counter_before_lo", "rng_counter_after_hi", "rng_counter_after_lo", "blocks", "draws")]
+    out = _Attempts(0)
+    out.k, out.words = np.append(rows["k"], 0), np.pad(np.stack(words), ((0, 0), (0, 1)))
+    out.ends, out.used = np.searchsorted(rows["merchant_id"], ids, side="right"), len(rows["k"])
+    return out
+
 # %% ../../nbs/states/41_s4_sampler.ipynb #0b059c9d
-def compute_s4(scope: Scope, policy: ZtpPolicy, master: bytes, compiled: bool = True) -> ZtpPart:
-    "The events of the merchants of a shard (S4 §3); `master` is 32 bytes. `compiled=False` takes the slow path to the same bits."
+def compute_s4(scope: Scope, policy: ZtpPolicy, master: bytes, compiled: bool = True, recorded: Mapping[str, np.ndarray] | None = None) -> ZtpPart:
+    """The events of the merchants of a shard (S4 §3); `master` is 32 bytes. `compiled=False` takes the slow path to the same bits.
+
+    `recorded`: columns of the attempts of this very shard, taken as they are instead of drawing. `RNG_REPLAY_MISMATCH` when they belong to others."""
     if compiled:
         _, lam = link(policy, scope.n_outlets, scope.x)
     else:
@@ -249,7 +263,8 @@ def compute_s4(scope: Scope, policy: ZtpPolicy, master: bytes, compiled: bool = 
     valid = ~np.isnan(lam)
     invalid, scope, lam = scope.merchant_id[~valid], scope.take(valid), lam[valid]
     keys = substream_keys(master, LABEL, scope.merchant_id)
-    attempts = _draw(scope.merchant_id, lam, scope.foreign > 0, keys, policy.cap, master, compiled)
+    drawn = scope.foreign > 0
+    attempts = _draw(scope.merchant_id, lam, drawn, keys, policy.cap, master, compiled) if recorded is None else _recorded(scope.merchant_id, recorded)
     merchants = _merchant_columns(scope, lam, keys, attempts, policy)
     attempt_rows, rejections, at = _attempt_rows(merchants, attempts)
     rows = (attempt_rows, rejections, *_terminal_rows(merchants))
