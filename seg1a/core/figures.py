@@ -28,14 +28,14 @@ STYLE = {
 
 # %% ../../nbs/core/19_figures.ipynb #0f798a6f
 def new_figure(columns: int = 1, width: float = 7.0, height: float = 2.6):
-    """A figure and its axes, `columns` side by side, `width` x `height` in inches.
+    """A figure and its axes, `columns` side by side, `width` x `height` in inches; sets STYLE for the process.
 
     Returns (figure, axes) with a single Axes for one column, else an array of them.
     """
-    with matplotlib.rc_context(matplotlib.rcParamsDefault | STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(1, columns)
-    return figure, axes
+    matplotlib.rcdefaults()
+    matplotlib.rcParams.update(STYLE)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(1, columns)
 
 # %% ../../nbs/core/19_figures.ipynb #f62e3c0f
 def svg_text(figure: Figure) -> str:
