@@ -260,6 +260,7 @@ AUDIT = {
     "clock": (lambda line: line.replace(b"2023-", b"2024-"), "E_LOG_PARTITION"),
     "key": (lambda line: canonical_line(json.loads(line) | {"rng_key_lo": 0}), "E_RNG_COUNTER"),
     "counter": (lambda line: canonical_line(json.loads(line) | {"rng_counter_hi": 0}), "E_RNG_COUNTER"),
+    "code": (lambda line: canonical_line(json.loads(line) | {"code_digest": "0" * 64}), "E_VALIDATION_MISMATCH"),
     "engine": (lambda line: line.replace(b"philox2x64-10", b"philox2x64-7"), "E_RNG_ENVELOPE"),
     "no json": (lambda line: b"{\n", "E_RNG_ENVELOPE"),
     "blank": (lambda line: line.replace(b":", b": ", 1), "E_RNG_ENVELOPE"),

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['OutputRecord', 'table_of', 'TableSink', 'read_parquet', 'read_row_groups', 'read_table', 'check_embedding',
-           'write_json', 'publish_outputs', 'read_outputs', 'MerchantAbort', 'read_aborts', 'write_aborts']
+           'write_json', 'publish_outputs', 'read_outputs', 'MerchantAbort', 'read_aborts', 'abort_rows',
+           'write_aborts']
 
 # %% ../../nbs/core/14_tables.ipynb #dccbbb59
 import hashlib
@@ -350,21 +351,25 @@ def read_aborts(run: Run, state: str | None = None) -> list[MerchantAbort]:
                           None if r["detail"] is None else read_json(r["detail"].encode(), "merchant_abort_log"))
             for r in rows if state in (None, r["state"])]
 
+# %% ../../nbs/core/14_tables.ipynb #ea2c2b46
+def abort_rows(run: Run, aborts: Iterable[MerchantAbort]) -> list[dict[str, Any]]:
+    "The rows of the abort log that these aborts make, as they are stored: sorted by (merchant_id, state), stamped with the run's start time."
+    return [{"parameter_hash": run.lineage.parameter_hash, "merchant_id": a.merchant_id, "state": a.state, "module": a.module, "reason": a.reason,
+             "ts_utc": run.lineage.start_time_ns, "detail": None if a.detail is None else canonical_json(a.detail)}
+            for a in sorted(aborts, key=lambda a: (a.merchant_id, a.state))]
+
 # %% ../../nbs/core/14_tables.ipynb #95c5edd4
 def write_aborts(run: Run, state: str, aborts: Iterable[MerchantAbort]) -> OutputRecord | None:
     """Put a state's aborts into the log, beside those of earlier states; a re-run of the state replaces its own rows.
 
-    Sorted by (merchant_id, state), stamped with the run's start time. Returns the record of the whole log, None if it is empty.
+    Rows as `abort_rows`. Returns the record of the whole log, None if it is empty.
     """
-    rows = [a for a in read_aborts(run) if a.state != state] + list(aborts)
+    rows = abort_rows(run, [a for a in read_aborts(run) if a.state != state] + list(aborts))
     path = run.path("merchant_abort_log")
     if not rows:
         path.unlink(missing_ok=True)
         return None
-    rows.sort(key=lambda a: (a.merchant_id, a.state))
-    columns = {name: [getattr(a, name) for a in rows] for name in ("merchant_id", "state", "module", "reason")}
-    details = [None if a.detail is None else canonical_json(a.detail) for a in rows]
+    columns = {name: [row[name] for row in rows] for name in ("merchant_id", "state", "module", "reason", "detail")}
     with TableSink(run, "merchant_abort_log", replace=True) as sink:
-        sink.write(table_of("merchant_abort_log", {**columns, "detail": details, "parameter_hash": run.lineage.parameter_hash,
-                                                   "ts_utc": run.lineage.start_time_ns}))
+        sink.write(table_of("merchant_abort_log", {**columns, "parameter_hash": run.lineage.parameter_hash, "ts_utc": run.lineage.start_time_ns}))
     return sink.record

@@ -242,7 +242,7 @@ def audit_log(evidence: OpenedEvidence) -> tuple[int, list[Finding], int]:
     if len(rows) != 1:
         findings = [_mismatch("V9", f"the audit log has {len(rows)} rows", 1, len(rows), evidence.run.relative(path), "E_RNG_AUDIT_MISSING")]
     else:
-        findings = list(_audit_row_findings(evidence.run, path, rows[0]))
+        findings = list(_audit_row_findings(evidence, path, rows[0]))
     return _answer(1, findings + ([] if evidence.published else list(_early_draws(evidence.run))))
 
 
@@ -253,21 +253,30 @@ def _early_draws(run: Run) -> Iterator[Finding]:
         for path in sorted(folder.glob("*")) if folder.is_dir() else ():
             yield _mismatch("V9", f"{path.name} was there before S0 passed", file=run.relative(path))
 
+# %% ../../nbs/states/05_s0_validate.ipynb #02be6640
+def _stamped_code(evidence: OpenedEvidence, told: str | None) -> str | None:
+    """The digest of the code by the execution stamp; `told` when the stamp cannot be read, which other checks report."""
+    try:
+        return evidence.document("execution_stamp.json").get("code_digest")
+    except Seg1aError:
+        return told
+
 # %% ../../nbs/states/05_s0_validate.ipynb #aeea0b9e
-def _audit_row_findings(run: Run, path: Path, line: bytes) -> Iterator[Finding]:
-    """What is wrong with the audit row: envelope, lineage, key and counter, commit, form."""
-    file = run.relative(path)
+def _audit_row_findings(evidence: OpenedEvidence, path: Path, line: bytes) -> Iterator[Finding]:
+    """What is wrong with the audit row: envelope, lineage, key and counter, commit, digest of the code, form."""
+    run, file = evidence.run, evidence.run.relative(path)
     row = read_json(line, path.name, "E_RNG_ENVELOPE")
     if problem := next(contracts().row_validator("rng_audit_log").iter_errors(row), None):
         yield _mismatch("V9", f"the audit row breaks its schema: {problem.message[:200]}", file=file, code="E_RNG_ENVELOPE")
         return
     key, counter_hi, counter_lo = root_key_counter(run.lineage.master)
-    laws = {"E_LOG_PARTITION": run.lineage.record() | {"ts_utc": run.lineage.ts_utc}, "E_VALIDATION_MISMATCH": {"build_commit": run.git_commit},
+    code_digest = _stamped_code(evidence, row["code_digest"])
+    laws = {"E_LOG_PARTITION": run.lineage.record() | {"ts_utc": run.lineage.ts_utc}, "E_VALIDATION_MISMATCH": {"build_commit": run.git_commit, "code_digest": code_digest},
             "E_RNG_COUNTER": {"rng_key_lo": key, "rng_counter_hi": counter_hi, "rng_counter_lo": counter_lo}}
     wrong = [(code, name, expected) for code, law in laws.items() for name, expected in law.items() if row[name] != expected]
     for code, name, expected in wrong:
         yield _mismatch("V9", f"{name} of the audit row is not the run's", expected, row[name], file, code)
-    if not wrong and line != audit_row(run.lineage, run.git_commit, row["code_digest"]):
+    if not wrong and line != audit_row(run.lineage, run.git_commit, code_digest):
         yield _mismatch("V9", "the audit row is not in its canonical form", file=file, code="E_RNG_ENVELOPE")
 
 # %% ../../nbs/states/05_s0_validate.ipynb #2d5536ca

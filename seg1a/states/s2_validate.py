@@ -110,10 +110,12 @@ def _check_shard(run: Run, model: NbModel, shard: Shard, design: Mapping[str, np
 # %% ../../nbs/states/23_s2_validate.ipynb #23af1f47
 def _abort_findings(run: Run, tally: NbTally) -> list[Finding]:
     "The abort rows of S2 on disk against the merchants that the replay gives up."
-    expected, observed = {a.merchant_id: a for a in tally.aborts}, {a.merchant_id: a for a in read_aborts(run, "S2")}
+    stored = read_aborts(run, "S2")
+    expected, observed = {a.merchant_id: a for a in tally.aborts}, {a.merchant_id: a for a in stored}
     file = run.relative(run.path("merchant_abort_log"))
     found = [("event_coverage_gap", i, "the merchant has neither events nor an abort row") for i in expected.keys() - observed.keys()]
     found += [("partial_components", i, "the merchant is in the abort log, and its replay finishes") for i in observed.keys() - expected.keys()]
+    found += [("partial_components", a.merchant_id, "the merchant is in the abort log twice") for a in stored if a is not observed[a.merchant_id]]
     found += [("event_coverage_gap", i, "the abort row differs from the replay") for i in expected.keys() & observed.keys() if expected[i] != observed[i]]
     return [Finding(code, "coverage", message, file, None, merchant) for code, merchant, message in sorted(found, key=lambda f: f[1])]
 

@@ -127,9 +127,10 @@ def _rechecked(f: Finding) -> Finding:
 
 # %% ../../nbs/states/46_s4_validate.ipynb #a983ec3c
 def _check_shard(run: Run, inputs: Inputs, shard: Shard, known_to: int) -> _Checked:
-    "Draw a shard again and compare it with its parts; when all its merchants are <= `known_to`, read its attempts instead."
+    "Draw a shard again and compare it with its parts; when all that is in scope lies before merchant `known_to`, read its attempts instead."
     scope, defaulted, clamped = inputs.scope(shard)
-    if len(scope) and scope.merchant_id[-1] <= known_to:
+    last = scope.merchant_id[-1] if len(scope) else inputs.universe[shard.start]
+    if last <= known_to:
         part = compute_s4(scope, inputs.policy, run.lineage.master, recorded=read_event_part(run, STREAMS[0], shard.index))
         return _Checked(part, defaulted, clamped, [], len(_sample(inputs, part)), True)
     part = compute_s4(scope, inputs.policy, run.lineage.master)
@@ -156,7 +157,7 @@ class _Replay:
     merchants: int = 0
     last_merchant: int | None = None
 
-# %% ../../nbs/states/46_s4_validate.ipynb #86a9a522
+# %% ../../nbs/states/46_s4_validate.ipynb #baee7bd7
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
     "`E_WRITE_FAIL` for an OSError inside."
@@ -165,7 +166,7 @@ def _writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise Seg1aError("E_WRITE_FAIL", f"{path.name} cannot be written: {error.strerror or error}", path=str(path), errno=error.errno) from error
 
-# %% ../../nbs/states/46_s4_validate.ipynb #33219fe2
+# %% ../../nbs/states/46_s4_validate.ipynb #c68b5490
 class _Stale(Exception):
     "The lines on disk are not those of the shards; `known_to`: the merchant up to whom they are, 0 for nobody."
 
@@ -173,7 +174,7 @@ class _Stale(Exception):
         super().__init__(known_to)
         self.known_to = known_to
 
-# %% ../../nbs/states/46_s4_validate.ipynb #35c75204
+# %% ../../nbs/states/46_s4_validate.ipynb #0a45c89a
 class _Lines:
     "`merchant_summary.jsonl`, a shard at a time; a context manager. `known`: the file is there and its beginning should be right."
 
@@ -205,7 +206,7 @@ class _Lines:
                 self._file.truncate(self._file.tell())
             self._file.close()
 
-# %% ../../nbs/states/46_s4_validate.ipynb #7d21759c
+# %% ../../nbs/states/46_s4_validate.ipynb #676d23eb
 def _lines_of(checked: _Checked) -> list[bytes]:
     "The lines of a shard, with the codes of its findings."
     codes: dict[int, set[str]] = {}
@@ -213,7 +214,7 @@ def _lines_of(checked: _Checked) -> list[bytes]:
         codes.setdefault(f.merchant_id, set()).add(f.code)
     return summary_lines(checked.part, {merchant: sorted(found) for merchant, found in codes.items() if merchant is not None})
 
-# %% ../../nbs/states/46_s4_validate.ipynb #a7a809c2
+# %% ../../nbs/states/46_s4_validate.ipynb #f6a16dc5
 def _take_in(replay: _Replay, checked: _Checked, lines: _Lines) -> None:
     "Add a shard to the sweep, and its lines to W. `_Stale`, `E_WRITE_FAIL`."
     own = _lines_of(checked)
@@ -354,7 +355,7 @@ def _trace_digest(run: Run) -> str | None:
 # %% ../../nbs/states/46_s4_validate.ipynb #6a723cd4
 _TABLES = ("crossborder_eligibility_flags", "s3_eligibility", "s3_candidate_set", "merchant_abort_log", "rng_audit_log")
 
-# %% ../../nbs/states/46_s4_validate.ipynb #cb5355f7
+# %% ../../nbs/states/46_s4_validate.ipynb #755fa23e
 def _folder_digest(folder: Path) -> str | None:
     "SHA-256 of the names in a folder, but those of files that are being written; None without the folder."
     if not folder.is_dir():
@@ -391,7 +392,7 @@ def _document_digests(folder: Path) -> dict[str, str]:
     "Document -> SHA-256 of those that are in W."
     return {name: digest_file(folder / name).sha256 for name in DOCUMENTS if (folder / name).is_file()}
 
-# %% ../../nbs/states/46_s4_validate.ipynb #8849eca9
+# %% ../../nbs/states/46_s4_validate.ipynb #5a87bc29
 def _previous_state(run: Run, folder: Path, sources: Mapping) -> dict:
     "The content of the `state.json` that is there, if it speaks of this run and of exactly these sources; {} otherwise."
     try:
@@ -411,21 +412,21 @@ def _is_finished(state: Mapping, folder: Path) -> bool:
         return False
     return state.get("status") in ("complete", "failed") and "merchant_summary.jsonl" in documents and state.get("documents") == documents
 
-# %% ../../nbs/states/46_s4_validate.ipynb #c218fc07
+# %% ../../nbs/states/46_s4_validate.ipynb #5456518c
 def _known_to(state: Mapping, folder: Path) -> int:
     "The merchant up to whom an unfinished W is done; 0 when there is nothing to continue."
     last = state.get("last_merchant_id")
     going_on = state.get("status") == "running" and (folder / "merchant_summary.jsonl").is_file()
     return last if going_on and type(last) is int and last > 0 else 0
 
-# %% ../../nbs/states/46_s4_validate.ipynb #9b5bc7b0
+# %% ../../nbs/states/46_s4_validate.ipynb #0314ce71
 def _clear(folder: Path, keep: str | None = None) -> None:
     "Remove the documents of W, all but `keep`, and what a killed writer left."
     for path in (*(folder / name for name in DOCUMENTS if name != keep), *folder.glob("_tmp." + "[0-9a-f]" * 32)):
         with _writing(path):
             path.unlink(missing_ok=True)
 
-# %% ../../nbs/states/46_s4_validate.ipynb #426fb344
+# %% ../../nbs/states/46_s4_validate.ipynb #9288e393
 def _replayed(run: Run, inputs: Inputs, folder: Path, sources: Mapping, known_to: int) -> _Replay:
     "The sweep over all shards, from where an earlier one stood, or from nothing."
     def record(replay: _Replay | None) -> None:
