@@ -66,9 +66,9 @@ def _excluded(run: Run, state: int) -> tuple[str, ...]:
 
 
 def _require_state(run: Run, state: int) -> None:
-    "NotPassed unless the state has a valid flag, or was skipped by a sealed option and says so."
+    "NotPassed unless the state has a valid flag (a late proof counts), or was skipped by a sealed option and says so."
     folder = run.state_bundle(state)
-    if run.options.validate[state]:
+    if run.options.validate[state] or (folder / FLAG).is_file():
         verify_flag(folder, _excluded(run, state))
     elif read_document(folder / "validation_summary.json").get("validated") is not False:
         raise NotPassed("E_GATE_MISMATCH", f"S{state} was skipped, but its summary does not say so", path=str(folder))

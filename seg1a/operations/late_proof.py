@@ -75,14 +75,14 @@ def _prove_s0(run: Run) -> None:
         record_failure(run, run.lineage, error, "S0", s0_foundations.MODULE)
         raise error
     records = read_outputs(run, 0)
-    document = canonical_line(s0_foundations._summary_document(run, records, report))
+    document = canonical_line(s0_foundations.summary_document(run, records, report))
     atomic_bytes(folder / "validation_summary.json", document, replace=True)
     atomic_bytes(folder / "index.json", build_index(folder, excluded), replace=True)
     remove_root_flag(run)
     atomic_bytes(run.bundle_dir / "s0_validation_summary.json", document, replace=True)
     fold_s0(run)
     (run.work_dir(0) / "summary.json").unlink(missing_ok=True)
-    s0_foundations._finish(run, records, report)
+    s0_foundations.leave_summary(run, records, report)
     write_flag(folder, excluded)
 
 # %% ../../nbs/operations/05a_late_proof.ipynb #44f8b297

@@ -153,6 +153,7 @@ def _run_state(execution: Execution, state: int) -> None:
     (_in_notebook if execution.request.options.notebooks else _in_process)(execution, state)
     if state == 0:
         fold_s0(execution.open())
+        write_telemetry(execution)  # a run that is killed later can still be traced to its pack
     execution.seconds[f"S{state}"] = time.monotonic() - started
     summary = read_summary(execution.open(), state)
     rows = ", ".join(f"{name} {count:,}" for name, count in sorted(summary["rows"].items()))
@@ -232,7 +233,7 @@ def write_telemetry(execution: Execution) -> None:
     folder = execution.root / "logs" / "telemetry"
     environ = {"hostname": platform.node(), "platform": platform.platform(), "python": sys.version, "libc": " ".join(platform.libc_ver()),
                "build_commit": execution.request.git_commit, "code_digest": code_digest()}
-    stamp = {"argv": list(execution.request.command_line), "workers": execution.request.workers, "output_dir": str(execution.request.output_dir), "pack": str(execution.request.pack), "seconds": execution.seconds}
+    stamp = {"argv": list(execution.request.command_line), "workers": execution.request.workers, "output_dir": str(execution.request.output_dir), "pack": str(execution.request.pack.absolute()), "seconds": execution.seconds}
     for name, document in (("run_environ.json", environ), ("execution_stamp.json", stamp)):
         atomic_bytes(folder / name, pretty_json(document), replace=True)
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MODULE', 'FoundationsRequest', 'read_request', 'Foundations', 'read_s0', 'Seal', 'seal_inputs', 'claim',
-           'FoundationColumns', 'compute_s0', 'write_s0', 'bundle_documents', 'run_s0']
+           'FoundationColumns', 'compute_s0', 'write_s0', 'bundle_documents', 'summary_document', 'run_s0',
+           'leave_summary']
 
 # %% ../../nbs/states/06_s0_foundations.ipynb #50f050eb
 import hashlib
@@ -281,7 +282,7 @@ def bundle_documents(run: Run, request: FoundationsRequest, manifest: PackManife
     }
 
 # %% ../../nbs/states/06_s0_foundations.ipynb #f383fedd
-def _summary_document(run: Run, records: list[OutputRecord], report: Report | None) -> dict:
+def summary_document(run: Run, records: list[OutputRecord], report: Report | None) -> dict:
     """`validation_summary.json` of the S0 bundle (S0 §6.3)."""
     rows = {Path(record.path).name.partition(".")[0]: record.rows for record in records}
     checks = [] if report is None else [{"id": check.id, "ok": check.status != "fail", "detail": f"{check.title}: {check.status}, {check.checked} checked, {check.failed} failed"} for check in report.checks]
@@ -299,7 +300,7 @@ def _prove_and_publish(run: Run, documents: dict[str, bytes], records: list[Outp
         report = validate_s0(run, staging) if run.options.validate[0] else None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    summary = canonical_line(_summary_document(run, records, report))
+    summary = canonical_line(summary_document(run, records, report))
     publish_state_bundle(run, 0, documents | {"validation_summary.json": summary}, None if report is None else report.passed)
     return report
 
@@ -321,13 +322,13 @@ def run_s0(request: str | Path) -> dict:
         report = _prove_and_publish(run, bundle_documents(run, asked, found.manifest, seal), records)
         if report is not None and not report.passed:
             raise report.error()
-        return _finish(run, records, report)
+        return leave_summary(run, records, report)
     except Seg1aError as error:
         _record(asked, seal, run, error)
         raise
 
 # %% ../../nbs/states/06_s0_foundations.ipynb #38dabbdc
-def _finish(run: Run, records: list[OutputRecord], report: Report | None) -> dict:
+def leave_summary(run: Run, records: list[OutputRecord], report: Report | None) -> dict:
     """Leave the list of outputs and the summary in the working folder."""
     publish_outputs(run, 0, records)
     rows = {Path(record.path).name.partition(".")[0]: record.rows for record in records}
