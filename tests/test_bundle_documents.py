@@ -12,6 +12,7 @@ from seg1a.core.contracts import contracts
 from seg1a.core.errors import Seg1aError
 from seg1a.core.run import Lineage, Options, open_run
 from seg1a.inputs.pack import overlay_pack
+from seg1a.operations.late_proof import renew_summary, seal_late
 from seg1a.operations.pipeline import RunRequest, run_pipeline
 from seg1a.states.evidence import evidence_files
 from seg1a.states.s1_hurdle import run_s1
@@ -128,9 +129,17 @@ def test_no_document_has_an_open_object():
 
 
 @pytest.mark.parametrize("off", [(0,), (1, 2, 3, 4)], ids=["s0", "s1-s4"])
-def test_a_run_without_proof_says_so_by_the_schema(small_pack, tmp_path, off):
+def test_a_run_without_proof_and_its_late_proof_obey_the_schemas(small_pack, tmp_path, off):
     options = Options(notebooks=False, validate=tuple(state not in off for state in range(5)))
-    assert problems(whole_run(small_pack, tmp_path, "WITHHELD", options)) == []
+    root = whole_run(small_pack, tmp_path, "WITHHELD", options)
+    assert problems(root) == []
+    gate = seal_late(root, lambda: small_pack, 1)
+    renew_summary(root, gate)
+    assert gate["status"] == "PASS"
+    shutil.rmtree(root / "_quarantine", ignore_errors=True)  # what the late proof replaced
+    assert problems(root) == []
+    summaries = {state: json.loads((root / "run_summary.json").read_bytes())[f"s{state}"] for state in range(5)}
+    assert {state: told["passed"] for state, told in summaries.items()} == {state: told["validation_passed"] for state, told in summaries.items()}
 
 
 def test_a_corridor_breach_leaves_documents_that_obey_their_schemas(small_pack, tmp_path):
