@@ -6,16 +6,19 @@ replay of the state has to notice.
 
 import json
 import os
+from copy import deepcopy
+from functools import cache
 
 import numpy as np
 import pytest
 from tamper_support import Edit, Forger, Lines, document_edits, field_edits, in_order, retraced, structure_edits, table_bytes, table_edits, table_of, with_cell
 
+from seg1a.core import run as run_module
 from seg1a.core.contracts import contracts
 from seg1a.core.encoding import canonical_line, pretty_json
+from seg1a.core.events import event_parts
 from seg1a.core.gates import verify_bundle
 from seg1a.core.run import Options
-from seg1a.core.events import event_parts
 from seg1a.inputs.pack import build_pack, overlay_pack
 from seg1a.operations.pipeline import RunRequest, run_pipeline
 from seg1a.operations.validate import validate_run
@@ -43,10 +46,14 @@ def forger(checkout, tmp_path_factory) -> Forger:
     return Forger((folder / "out" / "latest").resolve(), pack)
 
 
+parsed_once = cache(run_module.read_yaml)
+
+
 @pytest.fixture(autouse=True)
 def restored(forger, monkeypatch):
-    """Every test finds the run as it was; hundreds of forgeries need not reach the disk."""
+    """Every test finds the run as it was. Hundreds of forgeries need not reach the disk, and the policies, which nobody forges, are parsed once."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
+    monkeypatch.setattr(run_module, "read_yaml", lambda *given: deepcopy(parsed_once(*given)))
     yield
     forger.restore()
 
@@ -178,7 +185,7 @@ def s3_stories(forger: Forger) -> list[Edit]:
 
 
 def edits_of(forger: Forger, group: str) -> list[Edit]:
-    """The edits of a group, in a random order that is always the same."""
+    """The edits of a group; rows and values are random, and always the same."""
     rng = np.random.default_rng([SEED, *group.encode()])
     if group in EVENT_STREAMS:
         return event_edits(forger, group, rng)
