@@ -198,6 +198,7 @@ def _lineage_of(root: Path, request: RunRequest) -> Lineage:
 def build_summary(execution: Execution, failure: dict | None, gate: dict) -> dict:
     """The JSON summary of a run (operations §4), from what lies on disk."""
     request, root = execution.request, execution.root
+    lineage, inputs = _sealed_inputs(root, request)
     summary = {
         "seed": request.seed, "output_dir": str(root),
         "run": {
@@ -205,19 +206,22 @@ def build_summary(execution: Execution, failure: dict | None, gate: dict) -> dic
             "failure": failure and {"class": failure["failure_class"], "code": failure["error_code"], "state": failure["state"], "detail": failure["detail"]},
             "started_utc_ns": request.start_time_ns, "finished_utc_ns": time.time_ns(), "git_commit": request.git_commit, "package_version": __version__,
             "flags": list(request.command_line), "seconds": {name: round(value, 3) for name, value in execution.seconds.items()},
-        },
-        "gate": gate, "alerts": [],
+        } | inputs,
+        "gate": gate, "lineage": lineage, "alerts": [],
     }
-    return summary | _from_stamp(root, request) | {f"s{state}": _state_summary(execution, state) for state in range(5)}
+    return summary | {f"s{state}": _state_summary(execution, state) for state in range(5)}
 
 
-def _from_stamp(root: Path, request: RunRequest) -> dict:
-    """What the sealed execution stamp says of the inputs; null before S0 wrote it."""
+def _sealed_inputs(root: Path, request: RunRequest) -> tuple[dict, dict]:
+    """(lineage, inputs) as S0's bundle says them; null, and no parameter files, before S0 wrote it."""
     found = sorted(root.glob("validation/parameter_hash=*/execution_stamp.json"))
     stamp = read_json(found[0].read_bytes(), "execution_stamp.json") if found else {}
-    inputs = [{"name": name, "sha256_hex": digest} for name, digest in sorted(stamp.get("parameter_files", {}).items())]
+    log = found[0].with_name("param_digest_log.jsonl").read_bytes().splitlines() if found else []
+    rows = [read_json(line, "param_digest_log.jsonl") for line in log]
     names = ("run_id", "parameter_hash", "manifest_fingerprint", "pack_version", "checksums_sha256")
-    return {"lineage": {name: stamp.get(name) for name in names} | {"seed": request.seed, "parameter_inputs": inputs}}
+    inputs = {"artefact_version": stamp.get("pack_version"), "artefact_index_sha256": stamp.get("pack_manifest_sha256"),
+              "parameter_inputs": [{"name": row["filename"], "sha256_hex": row["sha256_hex"], "size_bytes": row["size_bytes"]} for row in rows]}
+    return {name: stamp.get(name) for name in names} | {"seed": request.seed}, inputs
 
 
 def _state_summary(execution: Execution, state: int) -> dict | None:
