@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -218,8 +219,8 @@ def test_a_place_that_cannot_be_written(run, tmp_path):
 
 ARMED = """
 import os, signal, sys
-from seg1a.states import s4_validate
 from seg1a.core import run as core_run
+from seg1a.states import s4_folder, s4_validate
 point, left = sys.argv[1], int(sys.argv[2])
 
 def armed(call, before):
@@ -235,9 +236,9 @@ def armed(call, before):
     return wrapped
 
 if point == "write":
-    s4_validate._Lines.append = armed(s4_validate._Lines.append, False)
+    s4_folder.Lines.append = armed(s4_folder.Lines.append, False)
 elif point == "fsync":
-    s4_validate.os = type("os", (), {"fsync": staticmethod(armed(os.fsync, True))})
+    s4_folder.os = type("os", (), {"fsync": staticmethod(armed(os.fsync, True))})
 elif point == "state":
     s4_validate.atomic_bytes = armed(s4_validate.atomic_bytes, False)
 elif point == "rename":
@@ -299,3 +300,27 @@ def test_killed_at_random_times(finished, undisturbed, tmp_path):
     process = validation(finished, tmp_path)
     assert process.wait() == 0, process.stderr.read()
     assert files(tmp_path) == expected
+
+
+def test_a_killed_run_is_proved_in_the_folder_that_it_left_and_a_new_run_does_not_mix(sharded_pack, tmp_path):
+    """`seg1a run` dies in the middle of S4's validator. `seg1a validate` goes on where it stood; another run begins from nothing in the same folder."""
+    W = tmp_path / "W"
+    words = ["run", "--pack", sharded_pack, "--output-dir", tmp_path / "runs", "--git-commit", "0" * 40, "--no-notebooks", "--quiet", "--s4-validation-output", W]
+    process = subprocess.run([sys.executable, "-c", ARMED, "write", "1", *map(str, words)], capture_output=True)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    state = json.loads((W / "state.json").read_bytes())
+    assert state["status"] == "running" and 0 < state["merchants_done"] < len((W / LINES).read_bytes().splitlines())
+    (root,) = (path.parent for path in (tmp_path / "runs").glob("*/*/run_root.json"))
+    fresh = tmp_path / "fresh"
+    shutil.copytree(W, tmp_path / "W2")
+    for folder in (W, fresh):
+        process = validation(root, folder)
+        assert process.wait() == 0, process.stderr.read()
+    assert files(W) == files(fresh)
+    words[-1] = tmp_path / "W2"
+    process = subprocess.run([sys.executable, "-m", "seg1a", *map(str, words)], capture_output=True)
+    assert process.returncode == 0, process.stderr
+    (published,) = (tmp_path / "runs").glob("*/*/validation_bundle/*/s4_ztp_target/_passed.flag")
+    left = files(tmp_path / "W2")
+    assert json.loads(left.pop("state.json"))["lineage"]["run_id"] != state["lineage"]["run_id"]
+    assert left == {name: data for name, data in files(published.parent).items() if name != "_passed.flag"}
