@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 # %% ../../nbs/core/17_findings.ipynb #9f395905
-from .encoding import json_value
+from .encoding import canonical_line, json_value
 from .errors import Seg1aError, code_table
 
 # %% ../../nbs/core/17_findings.ipynb #f236ffbb
@@ -52,6 +54,27 @@ MAX_FINDINGS = 100
 _LISTENER: ContextVar[Callable[[Finding], None] | None] = ContextVar("listener", default=None)
 
 
+class _Listing:
+    "Every finding as a line of JSON, in a temporary file."
+
+    def __init__(self):
+        self._file, self._count = None, 0
+
+    def add(self, finding: Finding) -> None:
+        "Append a finding."
+        self._file = self._file or NamedTemporaryFile(prefix="seg1a-findings-")
+        self._file.write(canonical_line(json_value(vars(finding))))
+        self._count += 1
+
+    def content(self) -> bytes | Path:
+        "The lines; of more than `MAX_FINDINGS` the file that holds them."
+        if self._file is None:
+            return b""
+        self._file.flush()
+        place = Path(self._file.name)
+        return place.read_bytes() if self._count <= MAX_FINDINGS else place
+
+# %% ../../nbs/core/17_findings.ipynb #b368a719
 @dataclass
 class Report:
     "The outcome of a validator: `state` is `S0` to `S4`, `metrics` are JSON values."
@@ -61,6 +84,9 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
     metrics: dict = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+
+    def __post_init__(self):
+        self._listing = _Listing()
 
     @property
     def passed(self) -> bool:
@@ -73,11 +99,16 @@ class Report:
         for counted, finding in enumerate(findings, 1):  # may be a generator over a million rows
             if counted <= MAX_FINDINGS:
                 self.findings.append(finding)
+            self._listing.add(finding)
             if hear is not None:
                 hear(finding)
         wrong = max(failed or 0, counted)
         self.checks.append(CheckResult(check, title, "fail" if wrong else "pass", int(checked), int(wrong)))
         return self.checks[-1]
+
+    def failures(self) -> bytes | Path:
+        "All findings, those beyond `MAX_FINDINGS` included, as JSON Lines: bytes when they are few, else a file that lives as long as the report."
+        return self._listing.content()
 
     def warn(self, check: str, title: str, checked: int, text: str) -> None:
         "Record a check whose result deserves a look and changes no verdict."

@@ -80,13 +80,13 @@ def report_document(run: Run, report: Report, **more) -> dict:
             "validators": validators, "warnings": list(report.warnings), **more}
 
 # %% ../../nbs/states/08_evidence.ipynb #08939d4d
-def evidence_files(run: Run, report: Report, **more) -> dict[str, bytes]:
-    "The files that every report leaves: `report.json`, `metrics.json`; on FAIL `failures.jsonl` and `validation_summary.json` too."
+def evidence_files(run: Run, report: Report, **more) -> dict[str, bytes | Path]:
+    "The files that every report leaves: `report.json`, `metrics.json`; on FAIL `failures.jsonl` with every finding, and `validation_summary.json` too."
     head = {"lineage": lineage_record(run)}
     files = {"report.json": pretty_json(report_document(run, report, **more)),
              "metrics.json": pretty_json({"version": f"1A.{report.state}.metrics.v1", "metrics": report.metrics, **head})}
     if not report.passed:
-        files["failures.jsonl"] = b"".join(canonical_line(vars(f)) for f in report.findings)
+        files["failures.jsonl"] = report.failures()
         files["validation_summary.json"] = pretty_json({"version": f"1A.{report.state}.validation.v1", "validated": True, "passed": False, **head})
     return files
 

@@ -16,7 +16,7 @@ from ..core.contracts import contracts
 from ..core.errors import Seg1aError
 from ..core.events import (TraceColumns, event_parts, part_path, read_event_part, trace_columns,
                                validate_event_part, validate_trace)
-from ..core.findings import MAX_FINDINGS, Finding, Report
+from ..core.findings import Finding, Report
 from ..core.run import Run
 from ..core.shards import SHARD, Shard, map_shards
 from .evidence import evidence_files, publish_evidence, publish_summary, skipped_files
@@ -93,7 +93,7 @@ def _gated_rows(run: Run, multi_ids: np.ndarray) -> list[Finding]:
             except Seg1aError as error:
                 findings.append(_gate_finding(run.relative(path), f"the rows belong to nobody: {error.message}"))
                 continue
-            findings += [_gate_finding(run.relative(path), "a row without is_multi = true", int(i)) for i in np.setdiff1d(ids, multi_ids)[:MAX_FINDINGS]]
+            findings += [_gate_finding(run.relative(path), "a row without is_multi = true", int(i)) for i in np.setdiff1d(ids, multi_ids)]
     return findings
 
 # %% ../../nbs/states/11_s1_validate.ipynb #32101bbd
