@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 # %% ../../nbs/states/45_s4_findings.ipynb #b0374b86
-from ..core.contracts import StreamRecord, contracts
+from ..core.contracts import StreamRecord
 from ..core.encoding import canonical_json, canonical_line, read_json
 from ..core.errors import Seg1aError
+from ..core.event_checks import schema_faults
 from ..core.event_rows import event_chunks, event_program, part_path, stream_record
 from ..core.findings import Finding
 from ..core.rows import row_objects
@@ -88,9 +89,8 @@ def judge_row(run: Run, stream_id: str, line: bytes) -> tuple[dict | None, list[
             mended[name] = right
     if isinstance(draws := value.get("draws"), str) and draws.isascii() and draws.isdigit():
         mended["draws"] = str(int(draws))
-    problem = next(contracts().row_validator(stream.dataset_id).iter_errors(mended), None)
-    if problem is not None:
-        return None, [*faults, ("SCHEMA_INVALID", problem.message[:200], None, None)]
+    for _, problem in schema_faults(stream.dataset_id, mended)[:1]:
+        return None, [*faults, ("SCHEMA_INVALID", problem, None, None)]
     if account := _account(value):
         faults.append(("RNG_ACCOUNTING", account, None, f"blocks {value['blocks']}, draws {value['draws']}"))
     if not faults and canonical_line(value) != line:

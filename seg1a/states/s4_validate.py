@@ -20,7 +20,7 @@ from ..core.encoding import canonical_line, json_value, pretty_json, read_json
 from ..core.errors import Seg1aError, code_table
 from ..core.event_checks import validate_event_part, validate_trace
 from ..core.event_rows import event_parts, event_program, foreign_files, part_path, read_event_part, stream_record, thread_buffer
-from ..core.findings import MAX_FINDINGS, Finding, Report
+from ..core.findings import Finding, Report
 from ..core.rows import RowProgram, format_chunks, row_program
 from ..core.run import Lineage, Run, atomic_bytes
 from ..core.shards import Shard, map_shards
@@ -250,14 +250,10 @@ def _failure_row(run: Run, f: Finding) -> bytes:
     return canonical_line(row | {name: value for name, value in facts.items() if value is not None})
 
 # %% ../../nbs/states/46_s4_validate.ipynb #22510ba4
-def _listed(findings: list[Finding]) -> Iterator[Finding]:
-    "At most `MAX_FINDINGS` of each code, in the order of the checks."
-    seen: Counter = Counter()
+def _failure_lines(run: Run, findings: list[Finding]) -> bytes:
+    "The lines of all findings, in the order of the checks."
     order = {check: i for i, check in enumerate(CHECKS)}
-    for f in sorted(findings, key=lambda f: order.get(f.check, len(order))):
-        seen[f.code] += 1
-        if seen[f.code] <= MAX_FINDINGS:
-            yield f
+    return b"".join(_failure_row(run, f) for f in sorted(findings, key=lambda f: order.get(f.check, len(order))))
 
 # %% ../../nbs/states/46_s4_validate.ipynb #64bc80f9
 def _check_counts(run: Run, replay: _Replay, metrics: Mapping, findings: list[Finding]) -> dict[str, dict[str, int]]:
@@ -296,8 +292,8 @@ def _documents(run: Run, replay: _Replay, limits: Limits) -> dict[str, bytes]:
                  "corridors.json": {"version": "1A.S4.corridors.v1", **head, "thresholds": limits.as_json(), "corridors": corridors},
                  "validation_summary.json": summary,
                  "alerts.json": {"version": "1A.S4.alerts.v1", **head, "alerts": alerts_of(metrics, corridors, limits, passed, lost)}}
-    lines = b"".join(_failure_row(run, f) for f in _listed(findings))
-    return {name: pretty_json(document) for name, document in documents.items()} | ({"failures.jsonl": lines} if findings else {})
+    lines = {"failures.jsonl": _failure_lines(run, findings)} if findings else {}
+    return {name: pretty_json(document) for name, document in documents.items()} | lines
 
 # %% ../../nbs/states/46_s4_validate.ipynb #e04e5572
 def _state(run: Run, sources: Mapping, status: str, replay: _Replay | None, documents: Mapping[str, str]) -> bytes:
@@ -353,15 +349,21 @@ def _read_document(folder: Path, name: str, key: str) -> object:
     return read_json(path.read_bytes(), name)[key] if path.is_file() else None
 
 # %% ../../nbs/states/46_s4_validate.ipynb #18d04ecf
+def _read_findings(path: Path) -> list[Finding]:
+    "The findings of a `failures.jsonl`; none without the file."
+    facts, found = ("file", "row", "merchant_id", "expected", "observed"), []
+    if path.is_file():
+        with open(path, "rb") as file:
+            rows = (read_json(line, path.name) for line in file)
+            found += (Finding(row["code"], row["check"], row["reason"], *map(row.get, facts)) for row in rows)
+    return found
+
+
 def report_of(folder: Path) -> Report:
     "The report that the documents in a folder (W, or the published one) amount to."
     told, metrics = (lambda key: _read_document(folder, "validation_summary.json", key)), _read_document(folder, "metrics.json", "metrics")
     report = Report("S4", metrics=metrics or {}, warnings=told("warnings"))
-    path = folder / "failures.jsonl"
-    rows = [read_json(line, path.name) for line in path.read_bytes().splitlines()] if path.is_file() else []
-    facts = ("file", "row", "merchant_id", "expected", "observed")
-    findings = [Finding(row["code"], row["check"], row["reason"], *map(row.get, facts)) for row in rows]
-    counts = told("checks")
+    findings, counts = _read_findings(folder / "failures.jsonl"), told("checks")
     for check in filter(counts.get, CHECKS):
         report.add(check, CHECKS[check][0], counts[check]["checked"], [f for f in findings if f.check == check], counts[check]["failed"])
     if not counts:
