@@ -61,7 +61,8 @@ def read_request(path: str | Path) -> FoundationsRequest:
     fields = read_json(Path(path).read_bytes(), Path(path).name)
     options = fields.pop("options")
     places = {name: Path(fields[name]) for name in ("output_dir", "pack", "handoff")}
-    request = FoundationsRequest(**fields | places, options=Options(**options | {"validate": tuple(options["validate"])}))
+    expected = {name: fields[name] and fields[name].lower() for name in ("expect_parameter_hash", "expect_manifest_fingerprint")}
+    request = FoundationsRequest(**fields | places | expected, options=Options(**options | {"validate": tuple(options["validate"])}))
     if type(request.seed) is not int or not 0 <= request.seed < 1 << 64:
         raise Seg1aError("E_SEED_RANGE", f"the seed must be from 0 to 2^64-1, not {request.seed!r}", expected="0..2^64-1", observed=str(request.seed))
     git_bytes(request.git_commit)
