@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BLOCK_BYTES', 'RUN_ID_CANDIDATES', 'FileDigest', 'digest_file', 'parameter_hash', 'git_bytes', 'manifest_fingerprint',
            'run_id', 'free_run_id', 'merchant_u64', 'master_material', 'root_key_counter', 'package_root',
-           'code_digest']
+           'code_digest', 'lock_digest']
 
 # %% ../../nbs/core/02_lineage.ipynb #a2d245be
 import hashlib
@@ -18,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 
 # %% ../../nbs/core/02_lineage.ipynb #f721c600
-from .encoding import low64, uer
+from .encoding import low64, read_yaml, uer
 from .errors import Seg1aError
 
 # %% ../../nbs/core/02_lineage.ipynb #b899b96e
@@ -160,3 +160,10 @@ def code_digest() -> str:
         if not any(part.startswith((".", "__pycache__")) for part in relative.split("/")):
             digest.update(uer(relative) + hashlib.sha256(files[relative].read_bytes()).digest())
     return digest.hexdigest()
+
+# %% ../../nbs/core/02_lineage.ipynb #243621c1
+@cache
+def lock_digest() -> str:
+    "hex64 of the `requirements/lock.txt` that belongs to this version of the package."
+    path = package_root() / "core" / "contracts" / "lock.yaml"
+    return read_yaml(path.read_bytes(), path.name)["lock_sha256"]
