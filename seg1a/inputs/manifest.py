@@ -274,7 +274,7 @@ def _governed_as(name: str) -> dict[str, object]:
         record = contracts().artefact(name)
     except Seg1aError:
         return {"role": "pinned_only", "in_parameter_hash": False, "required": False}
-    return {key: getattr(record, key) for key in ("role", "required", "in_parameter_hash", "in_manifest")}
+    return {key: getattr(record, key) for key in ("artefact_id", "role", "required", "in_parameter_hash", "in_manifest", "schema_ref")}
 
 # %% ../../nbs/inputs/00_manifest.ipynb #22cf77bc
 def check_listing(manifest: PackManifest, sizes: Mapping[str, int]) -> None:

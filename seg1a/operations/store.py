@@ -10,6 +10,7 @@ __all__ = ['BLOCK', 'ONE_PUT', 'Store', 'THREADS', 'FolderStore', 's3_settings',
 import hashlib
 import mmap
 import os
+import re
 import stat
 import threading
 import uuid
@@ -92,6 +93,7 @@ class FolderStore:
             raise Seg1aError("E_STORE_CONFLICT", f"{path} was changed by somebody else", path=path)
         temporary = (self.folder / path).with_name(f"_tmp.{uuid.uuid4().hex}")
         with _folder_errors(path):
+            temporary.parent.mkdir(parents=True, exist_ok=True)
             _write(temporary, data)
             os.replace(temporary, self.folder / path)
 
@@ -162,8 +164,9 @@ def _bucket_errors(path: str) -> Iterator[None]:
         raise Seg1aError("E_STORE_NOT_FOUND", f"there is no {path}", path=path) from error
     except (PermissionDeniedError, UnauthenticatedError) as error:
         raise Seg1aError("E_STORE_DENIED", f"{path}: {_reason(error)}", path=path) from error
-    except BaseError as error:
-        code = "E_STORE_NOT_FOUND" if "<Code>NoSuchBucket</Code>" in str(error) else "E_STORE_IO"
+    except BaseError as error:  # a listing that is refused has no class of its own
+        status = re.search(r"status code: ([0-9]{3})", str(error))
+        code = {"403": "E_STORE_DENIED", "404": "E_STORE_NOT_FOUND"}.get(status[1] if status else "", "E_STORE_IO")
         raise Seg1aError(code, f"{path}: {_reason(error)}", path=path) from error
 
 
@@ -210,12 +213,12 @@ class BucketStore:
         return True
 
     def _create_in_parts(self, path: str, source: Path) -> bool:
-        "Upload a large file in parts of 64 MiB, at most four at once."
+        "Upload a large file in parts of 16 MiB, at most four at once."
         try:
             self._client.head(path)
             return False
         except FileNotFoundError:
-            self._client.put(path, source, use_multipart=True, chunk_size=64 << 20, max_concurrency=4)
+            self._client.put(path, source, use_multipart=True, chunk_size=16 << 20, max_concurrency=4)
             return True
 
     def replace(self, path: str, data: bytes, version: str | None) -> None:
