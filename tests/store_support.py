@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -167,12 +166,8 @@ def proxy(server: S3Server, refuse: int = 0, cut_after: int | None = None):
 
 
 def flipped(data: bytes, position: int = -1) -> bytes:
-    """The bytes with one bit changed."""
-    changed = bytearray(data)
-    changed[position] ^= 1
+    """The bytes with one bit changed; of no bytes, one byte."""
+    changed = bytearray(data or b"x")
+    if data:
+        changed[position] ^= 1
     return bytes(changed)
-
-
-def environment_without_store() -> dict[str, str]:
-    """The environment of this process without anything that the AWS tools read."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}

@@ -177,18 +177,25 @@ def _require_as_sent(store: Store, shipment: _Shipment, paths: Iterable[str]) ->
         if found != shipment.facts[path]:
             raise _conflict(f"{path} lies at {store.uri} with other bytes", path=path, expected=shipment.facts[path][0], observed=found[0])
 
+# %% ../../nbs/operations/08_promote.ipynb #c6da2e91
+def _claims(files: Iterable[str], identity: Mapping) -> list[str]:
+    "The index of the bundle, and the files that it does not pin."
+    loose = ("logs/telemetry/", "validation/failures/", "run_summary.json")
+    return [f"{_bundle(identity)}/index.json", *sorted(path for path in files if path.startswith(loose))]
+
 # %% ../../nbs/operations/08_promote.ipynb #64b701e8
 def _fill(store: Store, shipment: _Shipment, identity: Mapping) -> Facts:
     "Everything but the record, in the order of the diagram; digest and size of what lies beside."
     flags = [path for path in shipment.files if path.endswith("/" + FLAG)]
-    claim, root_flag = f"{_bundle(identity)}/index.json", f"{_bundle(identity)}/{FLAG}"
+    root_flag = f"{_bundle(identity)}/{FLAG}"
     data = [path for path in shipment.files if path not in flags]
     there = store.list()
-    if not store.create(claim, shipment.source(claim)):
-        _require_as_sent(store, shipment, [claim])
+    for path in _claims(shipment.files, identity):
+        if not store.create(path, shipment.source(path)):
+            _require_as_sent(store, shipment, [path])
     if strangers := sorted(there.keys() - shipment.files.keys() - shipment.beside.keys() - {RECORD}):
         raise _conflict(f"{strangers[0]} lies at {store.uri}, and the run has no such file", path=strangers[0], expected="absent", observed="present")
-    _create_all(store, shipment, [path for path in data if path not in there])
+    _create_all(store, shipment, [path for path in data if path not in there and path not in _claims(shipment.files, identity)])
     _create_all(store, shipment, [path for path in shipment.beside if path not in there])
     _require_as_sent(store, shipment, data)
     attached = {path: digest(store, path) for path in shipment.beside}  # somebody else's, if he was first: signatures may carry a time
