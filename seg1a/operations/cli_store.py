@@ -29,12 +29,12 @@ def _command(commands, shared: argparse.ArgumentParser, name: str, help: str, de
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     return parser
 
-
+# %% ../../nbs/operations/03a_cli_store.ipynb #5b304f98
 def _progress(arguments: argparse.Namespace) -> Callable[[str], None]:
     "Prints lines to stderr, or says nothing."
     return (lambda line: None) if arguments.quiet else (lambda line: print(line, file=sys.stderr, flush=True))
 
-
+# %% ../../nbs/operations/03a_cli_store.ipynb #b14b6f10
 def _result(arguments: argparse.Namespace, line: str, document: dict) -> None:
     "The result: with --json a line of JSON first, then the line that is always last."
     if arguments.json:
@@ -51,7 +51,7 @@ def add_stage_parser(commands, shared: argparse.ArgumentParser) -> None:
     parser.add_argument("dest", type=Path, help="folder in which the pack's folder is made")
     parser.add_argument("--artefact-version", metavar="TEXT", help="stop unless the pack has this version")
 
-
+# %% ../../nbs/operations/03a_cli_store.ipynb #c17b6141
 def stage_command(arguments: argparse.Namespace) -> int:
     "`seg1a stage SOURCE DEST`: exit 0 when the pack is there, 2 when it was refused."
     from seg1a.inputs.manifest import read_manifest
@@ -74,7 +74,7 @@ def add_promote_parser(commands, shared: argparse.ArgumentParser) -> None:
     parser.add_argument("root", type=Path, help="run root, e.g. runs/dev/latest")
     parser.add_argument("dest", help="where runs are kept, e.g. s3://universes")
 
-
+# %% ../../nbs/operations/03a_cli_store.ipynb #91fe419c
 def promote_command(arguments: argparse.Namespace) -> int:
     "`seg1a promote ROOT DEST`: exit 0 when the run is there, 1 when it may not go there."
     from seg1a.operations.promote import promote
@@ -99,7 +99,7 @@ def add_replay_parser(commands, shared: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, metavar="N", help="threads a state may use (default: the CPUs)")
     parser.add_argument("--data-only", action="store_true", help="allow another version of the package: compare tables and events row by row, without the names of the run")
 
-
+# %% ../../nbs/operations/03a_cli_store.ipynb #0d102c66
 def replay_command(arguments: argparse.Namespace) -> int:
     "`seg1a replay PLACE --pack PLACE`: exit 0 when equal, 1 when different."
     from seg1a.operations.replay import replay
@@ -121,7 +121,7 @@ def _utc_ns(text: str) -> int:
         raise argparse.ArgumentTypeError(f"expected a date like 2026-01-31, got {text!r}") from error
     return int((moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()) * 10**9
 
-
+# %% ../../nbs/operations/03a_cli_store.ipynb #e5b77b67
 def add_retain_parser(commands, shared: argparse.ArgumentParser) -> None:
     "Add `retain` to the sub-commands of seg1a."
     text = """Say which files of promoted runs have passed the terms of a policy, and with --apply delete them. Bundles, summaries and evidence are kept for good;
@@ -134,7 +134,7 @@ def add_retain_parser(commands, shared: argparse.ArgumentParser) -> None:
     when.add_argument("--apply", action="store_true", help="delete; without it nothing is changed")
     when.add_argument("--as-of", type=_utc_ns, metavar="DATE", help="say what could be deleted then")
 
-
+# %% ../../nbs/operations/03a_cli_store.ipynb #7dba6f9a
 def retain_command(arguments: argparse.Namespace) -> int:
     "`seg1a retain DEST --policy FILE [--apply]`: exit 0."
     from seg1a.operations.retain import apply_retention, plan_retention, read_policy

@@ -33,7 +33,7 @@ def _values_type(values: Iterable) -> pa.DataType:
     kinds = {type(value) for value in values if value is not None}
     return {bool: pa.bool_(), int: pa.int64(), str: pa.string()}[kinds.pop()]
 
-
+# %% ../../nbs/operations/09_consume.ipynb #63e48b06
 def _column_type(schema: Mapping) -> pa.DataType:
     "The Arrow type of a JSON Schema of one value."
     if "const" in schema or "enum" in schema:
@@ -55,7 +55,7 @@ def _row_fields(schema: Mapping) -> dict[str, Mapping]:
     own = schema.get("properties", {})
     return fields | {name: own[name] for name in schema.get("required", []) if name in own}
 
-
+# %% ../../nbs/operations/09_consume.ipynb #ccbe0ab7
 def dataset_columns(dataset_id: str) -> pa.Schema:
     "The columns of a table or log of the dictionary as an Arrow schema. E_DICTIONARY_PATH for an unknown id, E_SCHEMA_POINTER for one without rows."
     record = contracts().dataset(dataset_id)
@@ -78,7 +78,7 @@ def duckdb_columns(dataset_id: str) -> dict[str, str]:
     "Column -> SQL type, for `columns=` of DuckDB's `read_json`; errors of `dataset_columns`."
     return {field.name: _DUCKDB[field.type.value_type] + "[]" if pa.types.is_list(field.type) else _DUCKDB[field.type] for field in dataset_columns(dataset_id)}
 
-
+# %% ../../nbs/operations/09_consume.ipynb #ed10161a
 def polars_schema(dataset_id: str) -> dict[str, Any]:
     "Column -> Polars type, for `schema=` of `scan_ndjson`; errors of `dataset_columns`, ImportError without polars."
     import polars
@@ -146,7 +146,7 @@ def _log_rows(path: Path, schema: pa.Schema) -> pa.Table:
     options = pajson.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error")
     return pajson.read_json(path, parse_options=options).select(schema.names)
 
-
+# %% ../../nbs/operations/09_consume.ipynb #ca63c0c8
 def _require_own_rows(dataset_id: str, table: pa.Table, identity: Mapping) -> None:
     "E_PARTITION_MISMATCH unless every row that names a run names this one."
     allowed = {name: {value} for name, value in identity.items()} | {"produced_by_fingerprint": {identity["manifest_fingerprint"], None}}
@@ -225,7 +225,7 @@ def open_run(place: str | os.PathLike, cache: str | os.PathLike | None = None) -
     _require(store, verdict)
     return SealedRun(store, folder if is_remote(place) else store.folder, verdict, scratch)
 
-
+# %% ../../nbs/operations/09_consume.ipynb #040151de
 def _verified_root(root: Path) -> Verdict:
     "The verdict on a run root, every byte of it. NotPassed."
     if not (root / "run_root.json").exists():
@@ -234,7 +234,7 @@ def _verified_root(root: Path) -> Verdict:
     verdict.require()
     return verdict
 
-
+# %% ../../nbs/operations/09_consume.ipynb #bd2c3fab
 def _require(store: Store, verdict: Verdict) -> None:
     "NotPassed with the first problem; E_NOT_PROMOTED when there is no record."
     if not verdict.passed and getattr(verdict, "record", None) is None and RECORD not in store.list():

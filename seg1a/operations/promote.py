@@ -61,7 +61,7 @@ def _without(data: bytes, words: Iterable[bytes]) -> bytes:
         data = data.replace(word, b"")
     return data
 
-
+# %% ../../nbs/operations/08_promote.ipynb #a169b4cd
 def _line_digest(path: Path, words: list[bytes]) -> str:
     "hex64 of a text file without the given words; they never stand across a line end, so whole lines are looked at."
     total, held = hashlib.sha256(), b""
@@ -72,7 +72,7 @@ def _line_digest(path: Path, words: list[bytes]) -> str:
     total.update(_without(held, words))
     return total.hexdigest()
 
-
+# %% ../../nbs/operations/08_promote.ipynb #8689ee9e
 def _abort_digest(path: Path) -> str:
     "hex64 of the abort log, the one table with a clock, row by row without it."
     rows = (row for group in read_parquet(path, "merchant_abort_log") for row in group.to_pylist())
@@ -101,11 +101,11 @@ def _bundle(identity: Mapping) -> str:
     "The bundle's folder, relative to the run."
     return contracts().path("validation_bundle_1A", manifest_fingerprint=identity["manifest_fingerprint"])
 
-
+# %% ../../nbs/operations/08_promote.ipynb #563f1b0a
 def _rows(facts: Mapping[str, tuple[str, int]]) -> list[dict]:
     return [{"path": path, "sha256_hex": sha256, "size_bytes": size} for path, (sha256, size) in sorted(facts.items())]
 
-
+# %% ../../nbs/operations/08_promote.ipynb #c6c7262f
 def sealed_stamp(bundle: Path) -> dict:
     "The execution stamp of a bundle. NotPassed (E_BUNDLE_INCOMPLETE) when it does not say all that a replay has to know."
     try:
@@ -134,7 +134,7 @@ def build_record(root: Path, flag: str, facts: Facts, attached: Facts, replayed:
 def _conflict(message: str, **detail) -> Seg1aError:
     return Seg1aError("E_PROMOTE_CONFLICT", message, **detail)
 
-
+# %% ../../nbs/operations/08_promote.ipynb #cc109925
 def require_same_draws(dest: str | os.PathLike, record: Mapping) -> None:
     "E_PROMOTE_CONFLICT when a run of the same fingerprint and seed was promoted to `dest` with other data."
     siblings = open_store(below(dest, promoted_path(record).rpartition("/")[0]))
@@ -147,7 +147,7 @@ def require_same_draws(dest: str | os.PathLike, record: Mapping) -> None:
         if differing := sorted(path for path in mine.keys() & other.keys() if mine[path] != other[path]):
             raise _conflict(f"{name} has the same fingerprint and seed, but another {differing[0]}", path=differing[0], expected=other[differing[0]], observed=mine[differing[0]], run=name)
 
-
+# %% ../../nbs/operations/08_promote.ipynb #203b1c86
 def _require_same_run(store: Store, record: Mapping) -> None:
     "E_PROMOTE_CONFLICT unless the record at a place is of this run; then everything there is verified. NotPassed when it does not hold."
     there = parse_record(read(store, RECORD))
@@ -169,7 +169,7 @@ class _Shipment:
         "Where the bytes of a path come from."
         return self.beside[path] if path in self.beside else self.files[path]
 
-
+# %% ../../nbs/operations/08_promote.ipynb #5c40b4ac
 def _create_all(store: Store, shipment: _Shipment, paths: list[str]) -> None:
     "Create those of the files that are not there, large ones first."
     meter = Meter("promote", sum(shipment.facts[path][1] for path in paths if path in shipment.facts), shipment.progress)
@@ -179,7 +179,7 @@ def _create_all(store: Store, shipment: _Shipment, paths: list[str]) -> None:
         meter(shipment.facts.get(path, ("", 0))[1])
     in_parallel(one, sorted(paths, key=lambda path: -shipment.facts.get(path, ("", 0))[1]))
 
-
+# %% ../../nbs/operations/08_promote.ipynb #ecc3c606
 def _require_as_sent(store: Store, shipment: _Shipment, paths: Iterable[str]) -> None:
     "Read files back and compare. E_PROMOTE_CONFLICT for the first that differs."
     wanted = list(paths)
@@ -231,7 +231,7 @@ def _locked(folder: Path) -> int | None:
     os.close(handle)
     return None
 
-
+# %% ../../nbs/operations/08_promote.ipynb #03aaa79d
 def _sweep(parent: Path) -> None:
     "Remove what killed promoters left."
     for left in parent.glob("_tmp.*"):
@@ -260,7 +260,7 @@ def _sibling(final: Path) -> Iterator[Path]:
             shutil.rmtree(place, ignore_errors=True)
             os.close(handle)
 
-
+# %% ../../nbs/operations/08_promote.ipynb #c334953b
 def _rename(place: Path, final: Path) -> bool:
     "Flush the folders of a tree and give it its name; False when the name is taken."
     for folder in sorted({place, *(entry for entry in place.rglob("*") if entry.is_dir())}, reverse=True):
@@ -283,7 +283,7 @@ class Promotion:
     record: dict
     was_there: bool
 
-
+# %% ../../nbs/operations/08_promote.ipynb #5fa576e1
 Beside = Callable[[Path, int, Verdict], Mapping[str, bytes]]  # (run root, time in ns, its verdict) -> path -> content of what goes beside the run
 
 
@@ -317,7 +317,7 @@ def promote(root: str | os.PathLike, dest: str | os.PathLike, beside: Beside | N
 def _completed(record: Mapping, attached: Facts) -> dict:
     return {**record, "attached": _rows(attached), "bytes": record["bytes"] + sum(size for _, size in attached.values())}
 
-
+# %% ../../nbs/operations/08_promote.ipynb #5dd2465a
 def _to_bucket(uri: str, shipment: _Shipment, record: dict) -> Promotion:
     "Fill a place of an object store; the record makes it a promoted run."
     store = open_store(uri)
@@ -331,7 +331,7 @@ def _to_bucket(uri: str, shipment: _Shipment, record: dict) -> Promotion:
         verify_promoted(store, read_data=False).require()
     return Promotion(uri, parse_record(read(store, RECORD)), was_there)
 
-
+# %% ../../nbs/operations/08_promote.ipynb #7950b44d
 def _to_folder(uri: str, shipment: _Shipment, record: dict) -> Promotion:
     "Fill a sibling of the place and rename it."
     store = open_store(uri)

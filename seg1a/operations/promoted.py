@@ -35,7 +35,7 @@ def record_facts(record: Mapping, key: str = "files") -> Facts:
     "path -> (sha256, size) of the files of a record; `key` is `files` (the run) or `attached` (what lies beside it)."
     return {row["path"]: (row["sha256_hex"], row["size_bytes"]) for row in record[key]}
 
-
+# %% ../../nbs/operations/07a_promoted.ipynb #27119019
 def parse_record(data: bytes) -> dict:
     "The content of a promotion record. NotPassed (E_GATE_MISMATCH) when it is not one."
     try:
@@ -50,7 +50,7 @@ def parse_record(data: bytes) -> dict:
             raise NotPassed("E_GATE_MISMATCH", f"{RECORD} lists {key} unsorted, twice, or under names that are no plain paths", path=RECORD)
     return record
 
-
+# %% ../../nbs/operations/07a_promoted.ipynb #cd60fa2b
 def read_record(store: Store) -> dict:
     "The record at a place. NotPassed: E_NOT_PROMOTED when there is none, E_GATE_MISMATCH when it is malformed; errors of the store."
     try:
@@ -89,7 +89,7 @@ def _needed(path: str) -> bool:
     "The verdict needs the bytes of this file, not only its digest."
     return path.startswith("validation_bundle/") or path == "run_root.json"
 
-
+# %% ../../nbs/operations/07a_promoted.ipynb #dc404025
 def _bundle_root(store: Store, listed: Mapping[str, int], facts: Facts, scratch: Path) -> Path:
     "A folder that holds bundle and root record: the store itself, or `scratch` with copies of what the record names."
     if isinstance(store, FolderStore):
@@ -121,7 +121,7 @@ def _record_problems(record: Mapping, root: Path, verdict: Verdict, place: str) 
     if "manifest_fingerprint=" in place and not place.rstrip("/").endswith(promoted_path(record)):
         yield Problem("lineage", RECORD, "the place is named after another run")
 
-
+# %% ../../nbs/operations/07a_promoted.ipynb #d29afdcb
 def _judge(store: Store, record: dict, listed: Mapping[str, int], root: Path, found: Facts, place: str) -> PromotedVerdict:
     "The verdict from what was found."
     files, attached = record_facts(record), record_facts(record, "attached")

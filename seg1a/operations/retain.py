@@ -31,7 +31,7 @@ class RetentionPolicy:
     holds: tuple[Mapping, ...]
     sha256: str
 
-
+# %% ../../nbs/operations/11_retain.ipynb #3e153d65
 def retention_class(path: str) -> str | None:
     "The class of a file of a run; None for what is kept for good."
     known = contracts().identify(path)
@@ -41,7 +41,7 @@ def retention_class(path: str) -> str | None:
         return None
     return {"parameter_scoped": "parameter_scoped", "rng_events": "rng_events"}.get(contracts().dataset(known[0]).section, known[0])
 
-
+# %% ../../nbs/operations/11_retain.ipynb #b56ba0dc
 def _promised_days() -> dict[str, int]:
     "The longest `retention_days` that the dictionary promises for a dataset of each class."
     promised: dict[str, int] = {}
@@ -108,12 +108,12 @@ class Deletion:
     def __str__(self) -> str:
         return f"{len(self.files)} files ({self.size_bytes / 1e6:,.1f} MB) of {self.kind}, {self.age_days} days old, of {self.place}"
 
-
+# %% ../../nbs/operations/11_retain.ipynb #c1e8b739
 def _held(record: Mapping, policy: RetentionPolicy) -> bool:
     "A hold names this run."
     return any(all(record[key] == value for key, value in hold.items() if key != "reason") for hold in policy.holds)
 
-
+# %% ../../nbs/operations/11_retain.ipynb #6c61f935
 def _recent_generations(runs: Iterable[tuple[str, dict]], count: int) -> set[str]:
     "The parameter hashes of the last `count` generations; a generation is as young as its youngest run."
     newest_first = [record["parameter_hash"] for _, record in sorted(runs, key=lambda pair: -pair[1]["promoted_utc_ns"])]
@@ -131,7 +131,7 @@ def _ended(runs: list[tuple[str, dict]], policy: RetentionPolicy, now_ns: int) -
             files = {path: facts for path, facts in record_facts(record).items() if retention_class(path) == kind}
             yield Deletion(place, record["run_id"], kind, age_ns // DAY_NS, files)
 
-
+# %% ../../nbs/operations/11_retain.ipynb #5ce49d38
 def plan_retention(dest: str | os.PathLike, policy: RetentionPolicy, now_ns: int, report: Callable[[str], None] = lambda line: None) -> list[Deletion]:
     "What a policy lets go of at a time (ns since 1970); `report` hears of runs that are left alone. NotPassed is not raised: such a run stays."
     runs = promoted_runs(dest, report)
@@ -154,7 +154,7 @@ def _log_row(one: Deletion, policy: RetentionPolicy, now_ns: int) -> bytes:
     files = [{"path": path, "sha256_hex": sha256, "size_bytes": size} for path, (sha256, size) in sorted(one.files.items())]
     return canonical_line({"version": "1A.retention.v1", "class": one.kind, "run_id": one.run_id, "policy_sha256": policy.sha256, "deleted_utc_ns": now_ns, "age_days": one.age_days, "files": files})
 
-
+# %% ../../nbs/operations/11_retain.ipynb #21bd51b6
 def apply_retention(dest: str | os.PathLike, plan: Iterable[Deletion], policy: RetentionPolicy, now_ns: int | None = None, progress: Callable[[str], None] = lambda line: None) -> None:
     "Delete what is planned; each class of a run is logged beside the run before its files go. E_STORE_CONFLICT when two tools are at work, E_STORE_*."
     now = time.time_ns() if now_ns is None else now_ns

@@ -28,7 +28,7 @@ def _staging_error(error: Seg1aError) -> StagingError:
     detail = {"path": None, "expected": None, "observed": None} | error.detail
     return StagingError(_AS_PACK_CODE.get(error.code, error.code), error.message, **detail)
 
-
+# %% ../../nbs/operations/07_stage.ipynb #94518e34
 def _leave_failure(dest: Path, error: StagingError) -> None:
     "Write `_failed.<uuid>/staging_failure.json` {code, path, expected, observed}."
     record = {"code": error.code} | {key: error.detail[key] for key in ("path", "expected", "observed")}
@@ -97,7 +97,7 @@ def _is_staged(target: Path, index: Mapping[str, bytes]) -> bool:
         reason = error.message
     raise StagingError("E_PACK_EXISTS", f"{target} is not this pack: {reason}", path=str(target), expected="nothing, or the same pack", observed=reason)
 
-
+# %% ../../nbs/operations/07_stage.ipynb #1a14ed81
 def _publish(temporary: Path, target: Path, index: Mapping[str, bytes]) -> None:
     "Flush a verified copy and give it its name. E_PACK_EXISTS, E_PACK_WRITE."
     try:

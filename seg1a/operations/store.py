@@ -55,8 +55,8 @@ def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
                 raise Seg1aError("E_STORE_ENTRY", f"{ascii(path)} is {kind}", path=ascii(path), observed=kind)
 
 # %% ../../nbs/operations/06_store.ipynb #60553f54
-class FolderStore:
-    "A folder as a store. It need not exist before something is created in it."
+class _FolderReader:
+    "The reading half of a folder."
 
     def __init__(self, folder: str | os.PathLike):
         self.folder, self.uri = Path(folder), os.fspath(folder)
@@ -72,6 +72,20 @@ class FolderStore:
         with _folder_errors(path), open(os.open(self.folder / path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as file:
             while size := file.readinto(buffer):
                 yield buffer[:size]
+
+    def read_version(self, path: str) -> tuple[bytes, str | None]:
+        "A small file and a name for its version; `(b\"\", None)` when there is none."
+        try:
+            data = read(self, path)
+        except Seg1aError as error:
+            if error.code != "E_STORE_NOT_FOUND":
+                raise
+            return b"", None
+        return data, hashlib.sha256(data).hexdigest()
+
+# %% ../../nbs/operations/06_store.ipynb #5e7e7a14
+class FolderStore(_FolderReader):
+    "A folder as a store. It need not exist before something is created in it."
 
     def create(self, path: str, source: bytes | Path) -> bool:
         "Write a file that is not there yet; False, and nothing is written, when it is. E_STORE_DENIED, E_STORE_IO."
@@ -96,16 +110,6 @@ class FolderStore:
             temporary.parent.mkdir(parents=True, exist_ok=True)
             _write(temporary, data)
             os.replace(temporary, self.folder / path)
-
-    def read_version(self, path: str) -> tuple[bytes, str | None]:
-        "A small file and a name for its version; `(b\"\", None)` when there is none."
-        try:
-            data = read(self, path)
-        except Seg1aError as error:
-            if error.code != "E_STORE_NOT_FOUND":
-                raise
-            return b"", None
-        return data, hashlib.sha256(data).hexdigest()
 
     def delete(self, path: str) -> None:
         "Remove a file. E_STORE_NOT_FOUND, E_STORE_DENIED, E_STORE_IO."
@@ -133,7 +137,7 @@ def s3_settings() -> dict[str, str]:
     found = {name: next((value for variable in variables if (value := os.environ.get(variable))), None) for name, variables in _ENVIRONMENT.items()}
     return {"region": "us-east-1"} | {name: value for name, value in found.items() if value}
 
-
+# %% ../../nbs/operations/06_store.ipynb #1aa4b0ee
 def _retries() -> dict:
     "At most AWS_MAX_ATTEMPTS (default 10) requests for one answer, with pauses that double from 0.1 s, within three minutes."
     attempts = os.environ.get("AWS_MAX_ATTEMPTS", "10")
@@ -152,7 +156,7 @@ def _s3_client(bucket: str, prefix: str):
     client = {"allow_http": settings.get("endpoint", "").startswith("http://"), "timeout": timedelta(hours=1), "connect_timeout": timedelta(seconds=10)}
     return S3Store(bucket, prefix=prefix or None, config=settings, client_options=client, retry_config=_retries())
 
-
+# %% ../../nbs/operations/06_store.ipynb #07e883eb
 @contextmanager
 def _bucket_errors(path: str) -> Iterator[None]:
     "What the store refuses, as a code; the library's message is cut to its first sentence."
@@ -169,7 +173,7 @@ def _bucket_errors(path: str) -> Iterator[None]:
         code = {"403": "E_STORE_DENIED", "404": "E_STORE_NOT_FOUND"}.get(status[1] if status else "", "E_STORE_IO")
         raise Seg1aError(code, f"{path}: {_reason(error)}", path=path) from error
 
-
+# %% ../../nbs/operations/06_store.ipynb #96abe26b
 def _reason(error: Exception) -> str:
     "The sentence of an S3 error document, else the first line of the message."
     text = str(error)
@@ -180,8 +184,8 @@ def _reason(error: Exception) -> str:
 ONE_PUT = 1 << 30  # bytes; larger objects go in parts
 
 
-class BucketStore:
-    "A bucket, or what lies under a prefix of it, as a store."
+class _BucketReader:
+    "The reading half of a bucket."
 
     def __init__(self, bucket: str, prefix: str = ""):
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
@@ -198,6 +202,29 @@ class BucketStore:
             for block in self._client.get(path).stream(min_chunk_size=BLOCK):
                 yield memoryview(block)
 
+    def read_version(self, path: str) -> tuple[bytes, str | None]:
+        "A small object and its entity tag; `(b\"\", None)` when there is none."
+        with _bucket_errors(path):
+            try:
+                found = self._client.get(path)
+            except FileNotFoundError:
+                return b"", None
+            return bytes(found.bytes()), found.meta["e_tag"]
+
+# %% ../../nbs/operations/06_store.ipynb #64a91088
+def _create_in_parts(client, path: str, source: Path) -> bool:
+    "Upload a large file in parts of 16 MiB, at most four at once; False when there is such an object."
+    try:
+        client.head(path)
+        return False
+    except FileNotFoundError:
+        client.put(path, source, use_multipart=True, chunk_size=16 << 20, max_concurrency=4)
+        return True
+
+# %% ../../nbs/operations/06_store.ipynb #29e4463f
+class BucketStore(_BucketReader):
+    "A bucket, or what lies under a prefix of it, as a store."
+
     def create(self, path: str, source: bytes | Path) -> bool:
         "Write an object that is not there yet; False, and nothing is written, when it is. E_STORE_DENIED, E_STORE_IO, E_STORE_NOT_FOUND."
         from obstore.exceptions import AlreadyExistsError
@@ -205,21 +232,12 @@ class BucketStore:
         with _bucket_errors(path):
             try:
                 if not isinstance(source, bytes) and source.stat().st_size > ONE_PUT:
-                    return self._create_in_parts(path, source)
+                    return _create_in_parts(self._client, path, source)
                 with _mapped(source) as data:
                     self._client.put(path, data, mode="create")
             except AlreadyExistsError:
                 return False
         return True
-
-    def _create_in_parts(self, path: str, source: Path) -> bool:
-        "Upload a large file in parts of 16 MiB, at most four at once."
-        try:
-            self._client.head(path)
-            return False
-        except FileNotFoundError:
-            self._client.put(path, source, use_multipart=True, chunk_size=16 << 20, max_concurrency=4)
-            return True
 
     def replace(self, path: str, data: bytes, version: str | None) -> None:
         "Put a small object in the place of the one that `read_version` saw as `version`, None for none. E_STORE_CONFLICT when it is another."
@@ -230,15 +248,6 @@ class BucketStore:
                 self._client.put(path, data, mode="create" if version is None else {"e_tag": version})
             except (AlreadyExistsError, PreconditionError) as error:
                 raise Seg1aError("E_STORE_CONFLICT", f"{path} was changed by somebody else", path=path) from error
-
-    def read_version(self, path: str) -> tuple[bytes, str | None]:
-        "A small object and its entity tag; `(b\"\", None)` when there is none."
-        with _bucket_errors(path):
-            try:
-                found = self._client.get(path)
-            except FileNotFoundError:
-                return b"", None
-            return bytes(found.bytes()), found.meta["e_tag"]
 
     def delete(self, path: str) -> None:
         "Remove an object; one that is not there is removed already. E_STORE_DENIED, E_STORE_IO."
@@ -275,12 +284,12 @@ def open_store(place: str | os.PathLike) -> Store:
         return BucketStore(parts.netloc, parts.path.strip("/"))
     raise UsageError("E_STORE_URI", f"{text} names no store", expected="a path, file:///folder or s3://bucket/prefix", observed=text)
 
-
+# %% ../../nbs/operations/06_store.ipynb #d4e4f024
 def is_remote(place: str | os.PathLike) -> bool:
     "True for what is not a folder of this machine."
     return "://" in os.fspath(place) and not os.fspath(place).startswith("file://")
 
-
+# %% ../../nbs/operations/06_store.ipynb #8a096715
 def below(place: str | os.PathLike, path: str) -> str:
     "The name of a place below another."
     return f"{os.fspath(place).rstrip('/')}/{path}" if path else os.fspath(place)
@@ -295,7 +304,7 @@ def read(store: Store, path: str, limit: int = MAX_BYTES) -> bytes:
             raise Seg1aError("E_STORE_TOO_LARGE", f"{path} has more than {limit:,} bytes", path=path, expected=limit, observed=len(data))
     return bytes(data)
 
-
+# %% ../../nbs/operations/06_store.ipynb #577ea0f3
 def digest(store: Store, path: str, seen: Callable[[int], None] = lambda size: None) -> tuple[str, int]:
     "hex64 and size in bytes of a file, streamed; `seen(bytes)` after every piece. Errors of `blocks`."
     total, size = hashlib.sha256(), 0
@@ -305,7 +314,7 @@ def digest(store: Store, path: str, seen: Callable[[int], None] = lambda size: N
         seen(len(block))
     return total.hexdigest(), size
 
-
+# %% ../../nbs/operations/06_store.ipynb #d3c5fb53
 def download(store: Store, path: str, target: Path, limit: int, seen: Callable[[int], None] = lambda size: None) -> tuple[str, int]:
     "Write a file of at most `limit` bytes to `target`, which must not exist; hex64 and size of what arrived. E_STORE_TOO_LARGE, E_STORE_IO."
     total, size = hashlib.sha256(), 0
