@@ -18,6 +18,7 @@ import numpy as np
 
 # %% ../../nbs/core/16b_event_checks.ipynb #5ba07506
 from .contracts import StreamRecord, contracts
+from .data_files import DataReader
 from .encoding import canonical_json, canonical_line, read_json
 from .errors import Seg1aError
 from .event_rows import COUNTERS, audit_row, event_chunks, part_path, stream_record, thread_buffer
@@ -51,7 +52,7 @@ def _fill(file, room: np.ndarray) -> int:
 
 def _file_equals(path: Path, chunks: Iterable[np.ndarray]) -> bool:
     "True when the file holds exactly the text of the chunks."
-    with open(path, "rb", buffering=0) as file:
+    with DataReader(path) as file:
         for chunk in chunks:
             room = thread_buffer("compare").room(chunk.size)[: chunk.size]
             if _fill(file, room) < chunk.size or not _equal(room, chunk):
@@ -349,7 +350,7 @@ def validate_trace(run: Run, state: int, shards: Iterable[TraceColumns], codes: 
         faults = [(_code(codes, "schema"), error.message, None, None, None)]
     else:
         faults = []
-    with open(path, "rb", buffering=0) if stop > start else io.BytesIO() as handle:
+    with DataReader(path) if stop > start else io.BytesIO() as handle:
         handle.seek(start)
         reader = _TraceReader(handle, stop - start, codes)
         for columns in shards:

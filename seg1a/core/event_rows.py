@@ -19,12 +19,13 @@ import numpy as np
 
 # %% ../../nbs/core/16_event_rows.ipynb #198eb586
 from .contracts import StreamRecord, contracts
+from .data_files import DataReader, HashingFile
 from .encoding import canonical_line, read_json
 from .errors import Seg1aError
 from .lineage import root_key_counter
 from .rows import ABSENT, RowBuffer, RowProgram, format_chunks, parse_rows, row_program
 from .run import Lineage, Run, staged
-from .tables import OutputRecord, _HashingFile
+from .tables import OutputRecord
 
 # %% ../../nbs/core/16_event_rows.ipynb #0f323f6a
 COUNTERS = {f"rng_counter_{side}_{half}": "U64" for side in ("before", "after") for half in ("hi", "lo")}
@@ -91,7 +92,7 @@ def part_path(run: Run, stream_id: str, shard_index: int) -> Path:
 
 def write_part_to(run: Run, stream_id: str, shard_index: int, columns: Mapping[str, np.ndarray], place: Path) -> OutputRecord:
     "Write the rows of a part to `place`; the record names the path where the part belongs. OSError when the disk refuses."
-    with closing(_HashingFile(place)) as file:
+    with closing(HashingFile(place)) as file:
         for chunk in event_chunks(run, stream_id, columns):
             file.write(chunk)
     return OutputRecord(run.relative(part_path(run, stream_id, shard_index)), file.sha256, file.size, len(columns["merchant_id"]))
@@ -115,7 +116,7 @@ LONGEST_ROW = 1 << 16  # bytes; far more than any stream needs
 def line_blocks(path: Path) -> Iterator[np.ndarray]:
     "Whole lines of a file, some megabytes at a time, uint8; the last block may lack its line end. Each stands until the next is asked for."
     room, held = thread_buffer("read").room(BLOCK), 0
-    with open(path, "rb", buffering=0) as file:
+    with DataReader(path) as file:
         while got := file.readinto(memoryview(room)[held:]):
             held += got
             line_end = room[max(0, held - LONGEST_ROW) : held].tobytes().rfind(b"\n")

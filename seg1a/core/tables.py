@@ -9,7 +9,6 @@ __all__ = ['OutputRecord', 'table_of', 'TableSink', 'read_parquet', 'read_row_gr
 
 # %% ../../nbs/core/14_tables.ipynb #dccbbb59
 import hashlib
-import io
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .contracts import contracts
+from .data_files import HashingFile
 from .encoding import canonical_json, canonical_line, pretty_json, read_json
 from .errors import Seg1aError
 from .run import Run, staged
@@ -34,37 +34,6 @@ class OutputRecord:
     sha256: str
     size_bytes: int
     rows: int
-
-# %% ../../nbs/core/14_tables.ipynb #b1e92fac
-class _HashingFile(io.RawIOBase):
-    "A binary file that knows the SHA-256 and the size of what went through it; writes forward only."
-
-    def __init__(self, path: Path):
-        self._file = open(path, "wb", buffering=0)
-        self._digest, self.size = hashlib.sha256(), 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data) -> int:
-        view = memoryview(data).cast("B")
-        self._digest.update(view)
-        done = 0
-        while done < len(view):
-            done += self._file.write(view[done:])
-        self.size += done
-        return done
-
-    def tell(self) -> int:
-        return self.size
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-    @property
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
 
 # %% ../../nbs/core/14_tables.ipynb #d82ed4dc
 def _canonical_text(array: pa.Array) -> pa.DictionaryArray:
@@ -162,7 +131,7 @@ def _column(dataset_id: str, field: pa.Field, value: Any, repeat: int | None) ->
         raise _refuse("E_TABLE_SCHEMA", dataset_id, "given", (field.name, str(field.type), str(error)[:200])) from error
 
 # %% ../../nbs/core/14_tables.ipynb #1f0dbc12
-def _writer(file: _HashingFile, schema: pa.Schema) -> pq.ParquetWriter:
+def _writer(file: HashingFile, schema: pa.Schema) -> pq.ParquetWriter:
     "A Parquet writer of a contract schema onto a hashing file, with the settings that all tables share."
     stored = pa.schema([pa.field(f.name, _stored_type(f.type), f.nullable) for f in schema])
     return pq.ParquetWriter(pa.PythonFile(file, mode="w"), stored, version="2.6", compression="zstd", compression_level=3,
@@ -207,7 +176,7 @@ class TableSink:
     def __enter__(self) -> "TableSink":
         with ExitStack() as stack:
             temporary = stack.enter_context(staged(self.path, replace=self._replace))
-            self._file = stack.enter_context(_HashingFile(temporary))
+            self._file = stack.enter_context(HashingFile(temporary))
             self._writer = stack.enter_context(_writer(self._file, self.schema))
             self._stack = stack.pop_all()
         return self
