@@ -120,6 +120,7 @@ def build_parser(command_line: list[str]) -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
     shared.add_argument("--json", action="store_true", help="print the result as JSON")
+    shared.add_argument("--direct-io", action=argparse.BooleanOptionalAction, default=None, help="read and write large files past the page cache (O_DIRECT, where the file system can); the bytes are the same")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     run = commands.add_parser("run", parents=[shared], help="run S0 to S4 on a pack and seal the result", description="Run S0 to S4 on a pack and seal the result. The last line of stdout is PASS, WITHHELD or FAIL.")
     for add in (_input_flags, _run_flags, _place_flags):
@@ -287,6 +288,8 @@ def main(command_line: list[str] | None = None) -> int:
     os.environ["SEG1A_DEBUG"] = "1" if debug else ""
     try:
         arguments = build_parser(command_line).parse_args(command_line)
+        if arguments.direct_io is not None:
+            os.environ["SEG1A_DIRECT_IO"] = str(int(arguments.direct_io))  # for the states' kernels too
         if arguments.command in _LATER:
             return getattr(importlib.import_module(_LATER[arguments.command]), f"{arguments.command}_command")(arguments)
         commands = {"run": lambda: run_command(arguments, command_line), "verify": lambda: verify_command(arguments), "pack": lambda: pack_command(arguments)}
