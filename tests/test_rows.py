@@ -96,7 +96,7 @@ def test_the_shortest_digits_in_any_other_layout_are_refused():
     "The point everywhere, with and without an exponent that corrects it: one text is read, the one that repr prints."
     seen = set()
     for power in range(-9, 21):
-        for digits in ("1", "5", "10", "25", "1234567890123456", "12345678901234567", "99999999999999990", *(repr(x)[2:] for x in RNG.uniform(0.1, 1.0, 20))):
+        for digits in ("1", "5", "10", "25", "1234567890123456", "12345678901234567", "99999999999999990", *(repr(x)[2:] for x in RNG.uniform(0.1, 1.0, 20).tolist())):
             number = Decimal(digits).scaleb(power - len(digits))
             exact = float(number)
             texts = {format(number, "f"), f"{number:.25f}".rstrip("0"), repr(exact), repr(exact) + "0", "0" + repr(exact)}
