@@ -95,7 +95,8 @@ def _gated_rows(run: Run, multi_ids: np.ndarray) -> list[Finding]:
             ids = read_event_part(run, stream_id, index, ["merchant_id"])["merchant_id"]
         except Seg1aError as error:
             return [_gate_finding(run.relative(path), f"the rows belong to nobody: {error.message}")]
-        return [_gate_finding(run.relative(path), "a row without is_multi = true", int(i)) for i in np.setdiff1d(ids, multi_ids)]
+        foreign = ids if not multi_ids.size else ids[multi_ids[np.searchsorted(multi_ids[:-1], ids)] != ids]
+        return [_gate_finding(run.relative(path), "a row without is_multi = true", i) for i in sorted(set(foreign.tolist()))]
 
     return [finding for found in map_shards(strangers, parts, run.workers) for finding in found]
 
