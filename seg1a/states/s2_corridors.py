@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CORRIDOR_METRICS', 'CorridorPolicy', 'corridor_policy', 'Acceptance', 'acceptance', 'cusum_columns', 'lundberg_root',
-           'theta_star', 'cusum_limit', 'Corridors', 'evaluate_corridors', 'dispersion_metrics', 'published_metrics']
+           'theta_star', 'cusum_limit', 'Corridors', 'evaluate_corridors', 'dispersion_metrics', 'published_metrics',
+           'cusum_csv']
 
 # %% ../../nbs/states/21_s2_corridors.ipynb #2ff556cc
 import math
@@ -15,6 +16,7 @@ import numpy as np
 from ..core import reference
 from ..core.errors import Seg1aError
 from ..core.exact import exp_array, ln, ln_array
+from ..core.float_text import FLOAT_WIDTH, SLACK, U64_WIDTH, put_float, put_u64
 from ..core.kernels import kernel
 
 # %% ../../nbs/states/21_s2_corridors.ipynb #1d2afc39
@@ -301,3 +303,36 @@ def published_metrics(corridors: Corridors, dispersion: dict, aborted: int) -> d
     "The metrics of S2 (§6): the seven of the corridors, merchants outside the CUSUM, merchants given up, and the dispersion fields."
     first = {name: corridors.metrics[name] for name in CORRIDOR_METRICS}
     return first | {"cusum_skipped_merchants": corridors.metrics["cusum_skipped_merchants"], "aborted_merchants": aborted} | dispersion
+
+# %% ../../nbs/states/21_s2_corridors.ipynb #f8c670ab
+_CSV_COLUMNS = ("alpha", "rejections", "expected", "variance", "z_score", "cusum")
+_CSV_WIDTH = 2 * U64_WIDTH + 5 * FLOAT_WIDTH + 7
+
+
+@kernel
+def _csv_rows(merchant_id, rejections, floats, out):
+    "Rows of the CUSUM trace, floats uint64[5, n] (bits of finite numbers), into out; where they end."
+    p = 0
+    for i in range(merchant_id.size):
+        p = put_u64(out, p, merchant_id[i])
+        for j in range(5):
+            out[p] = 44  # ,
+            p = put_float(out, p + 1, floats[j, i])
+            if j == 0:
+                out[p] = 44
+                p = put_u64(out, p + 1, rejections[i])
+        out[p] = 10  # LF
+        p += 1
+    return p
+
+# %% ../../nbs/states/21_s2_corridors.ipynb #59c6add0
+def cusum_csv(corridors: Corridors) -> bytes:
+    "`cusum_trace.csv`: one row a merchant of the CUSUM in its order; floats as shortest round-trip decimals."
+    columns = [corridors.order, *(corridors.trace[name] for name in _CSV_COLUMNS)]
+    head = ",".join(("merchant_id", *_CSV_COLUMNS)) + "\n"
+    floats = np.stack([column for column in columns if column.dtype == np.float64])
+    if not np.isfinite(floats).all():
+        return (head + "".join(",".join(map(repr, row)) + "\n" for row in zip(*(c.tolist() for c in columns)))).encode("ascii")
+    out = np.empty(columns[0].size * _CSV_WIDTH + SLACK, np.uint8)
+    end = _csv_rows(columns[0].view(np.uint64), columns[2].view(np.uint64), floats.view(np.uint64), out)
+    return head.encode("ascii") + out[:end].tobytes()
