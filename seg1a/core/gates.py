@@ -207,15 +207,14 @@ class Verdict:
 _REQUIRED = ("index.json", "SHA256SUMS", "outputs_index.json", "evidence_index.json", "validation_summary.json", "MANIFEST.json")
 
 
-def _bundle_problems(bundle: Path, total: str, digests: Mapping[str, tuple[str, int]]) -> Iterator[Problem]:
-    "Problems of the bundle's flag, its index and its checksum list."
+def _bundle_problems(bundle: Path, total: str, digests: Mapping[str, tuple[str, int]], index: Future) -> Iterator[Problem]:
+    "Problems of the bundle's flag, its index (what `read_index` said) and its checksum list."
     if not (bundle / FLAG).is_file() or file_bytes(bundle / FLAG) != flag_text(total).encode("ascii"):
         yield Problem("flag", FLAG, "the root flag is missing or is not that of the bundle's files")
     yield from (Problem("missing", name, f"the bundle has no {name}") for name in _REQUIRED if name not in digests)
     if "SHA256SUMS" in digests and file_bytes(bundle / "SHA256SUMS") != build_sha256sums(bundle, digests):
         yield Problem("changed", "SHA256SUMS", "SHA256SUMS does not list exactly the files of the bundle")
-    listed = read_index(bundle / "index.json", "schemas.1A.yaml#/$defs/bundle_index")
-    yield from index_difference(listed, digests, "index.json", known=["index.json"])
+    yield from index_difference(index.result(), digests, "index.json", known=["index.json"])
 
 # %% ../../nbs/core/18_gates.ipynb #2efcdc40
 def _state_flag_problems(bundle: Path, verified: Mapping[str, Future]) -> Iterator[Problem]:
@@ -266,19 +265,25 @@ def _digest_or_reason(path: Path) -> tuple[str, int]:
         return error.message, -1
 
 
-def _index_check(bundle: Path, kind: str, digests: Mapping[str, tuple[str, int]]) -> Iterator[Problem]:
-    "Problems between `<kind>_index.json` and the digests of the files that it has to cover."
-    yield from index_difference(read_index(bundle / f"{kind}_index.json", f"schemas.1A.yaml#/$defs/{kind}_index"), digests, f"{kind}_index.json")
+def _index_check(index: Future, kind: str, digests: Mapping[str, tuple[str, int]]) -> Iterator[Problem]:
+    "Problems between `<kind>_index.json` (what `read_index` said) and the digests of the files that it has to cover."
+    yield from index_difference(index.result(), digests, f"{kind}_index.json")
 
 # %% ../../nbs/core/18_gates.ipynb #9e591ad3
-def _hash_all(bundle: Path, covered: Mapping[str, Mapping[str, Path]], threads: int) -> dict[tuple, Future]:
-    "What was hashed: (kind, path) -> `_digest_or_reason` of every covered file, (state folder,) -> `verify_flag`, () -> `folder_digests` of the bundle."
+_INDEXES = {"index.json": "bundle_index", "outputs_index.json": "outputs_index", "evidence_index.json": "evidence_index"}
+
+
+def _look_at_all(bundle: Path, covered: Mapping[str, Mapping[str, Path]], threads: int) -> dict[Hashable, Future]:
+    """(kind, path) -> `_digest_or_reason` of every covered file, state folder -> `verify_flag`, "bundle" -> `folder_digests`,
+    "indexes" -> name -> `read_index`."""
     def size(folder: Path) -> int:
         return sum(map(_size, folder.rglob("*")))
 
+    indexes = [(name, 0, partial(read_index, bundle / name, f"schemas.1A.yaml#/$defs/{ref}")) for name, ref in _INDEXES.items()]
     jobs = [((kind, path), _size(place), partial(_digest_or_reason, place)) for kind, files in covered.items() for path, place in files.items()]
-    jobs += [((state,), size(bundle / state), partial(verify_flag, bundle / state)) for state in STATE_FOLDERS[1:]]
-    return _largest_first([*jobs, ((), 2 * size(bundle), partial(folder_digests, bundle))], threads)
+    jobs += [(state, size(bundle / state), partial(verify_flag, bundle / state)) for state in STATE_FOLDERS[1:]]
+    jobs += [("bundle", 2 * size(bundle), partial(folder_digests, bundle)), ("indexes", 1 << 62, partial(_largest_first, indexes, 1))]
+    return _largest_first(jobs, threads)
 
 # %% ../../nbs/core/18_gates.ipynb #3837a807
 def _collect(check: Iterator[Problem], found: list[Problem]) -> None:
@@ -301,14 +306,14 @@ def verify_bundle(run_root: str | os.PathLike, threads: int | None = None) -> Ve
         identity = read_document(root / "run_root.json")
         bundle = root / contracts().path("validation_bundle_1A", **{k: str(v) for k, v in identity.items()})
         covered = {"outputs": _data_files(root), "evidence": _evidence_files(root)}
-        hashed = _hash_all(bundle, covered, threads or min(4, os.cpu_count() or 1))
-        total, digests = hashed[()].result()
+        seen = _look_at_all(bundle, covered, threads or min(4, os.cpu_count() or 1))
+        (total, digests), indexes = seen["bundle"].result(), seen["indexes"].result()
     except (Seg1aError, OSError) as error:
         return Verdict((Problem("document", "run_root.json", str(error)),), None, 0, 0)
-    outside = {kind: {path: hashed[kind, path].result() for path in files} for kind, files in covered.items()}
-    for check in (_bundle_problems(bundle, total, digests), _state_flag_problems(bundle, {state: hashed[(state,)] for state in STATE_FOLDERS[1:]}),
+    outside = {kind: {path: seen[kind, path].result() for path in files} for kind, files in covered.items()}
+    for check in (_bundle_problems(bundle, total, digests, indexes["index.json"]), _state_flag_problems(bundle, seen),
                   _identity_problems(root, bundle, identity), _verdict_problems(bundle), _root_problems(root, bundle),
-                  *(_index_check(bundle, kind, found_there) for kind, found_there in outside.items())):
+                  *(_index_check(indexes[f"{kind}_index.json"], kind, found_there) for kind, found_there in outside.items())):
         _collect(check, found)
     flag = None if any(problem.path == FLAG for problem in found) else total
     sizes = [size for each in (digests, *outside.values()) for _, size in each.values()]
