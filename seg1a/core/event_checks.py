@@ -379,7 +379,8 @@ class _TraceReader:
         "The next rows that should be there."
         count = int(count_lines(text))
         room = self._take(text.size)
-        if not self.faults and not (room.size == text.size and _equal(room, text)):
+        equal = room.size == text.size and bool(_equal(room, text))
+        if not self.faults and not equal:
             pairs = zip(text.tobytes().splitlines(), room.tobytes().splitlines())
             place, pair = next(((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1]), (0, None))
             if pair and pair[0].startswith(pair[1]):  # cut at the end of the room
@@ -389,7 +390,7 @@ class _TraceReader:
             if pair:
                 self.faults = [(code, message, self.rows + place, a, b) for code, message, a, b in _explain_trace_row(*pair, self.codes)]
         self.rows += count
-        self.observed += int(count_lines(room))
+        self.observed += count if equal else int(count_lines(room))
 
     def finish(self) -> list[tuple]:
         "All faults; the count of rows among them."

@@ -183,7 +183,7 @@ def count_lines(data):
         n += data[i] == 10
     return n
 
-# %% ../../nbs/core/16a_trace.ipynb #a8605f81
+# %% ../../nbs/core/16a_trace.ipynb #cf5e07ef
 def _published(run: Run, state: int) -> OutputRecord | None:
     "What the last state before `state` published as the trace; None when none left a list of its outputs. `E_BUNDLE_INCOMPLETE`."
     for earlier in range(state - 1, 0, -1):
@@ -193,7 +193,7 @@ def _published(run: Run, state: int) -> OutputRecord | None:
                 return found[0]
     return None
 
-# %% ../../nbs/core/16a_trace.ipynb #c25119f8
+# %% ../../nbs/core/16a_trace.ipynb #99ff0315
 @contextmanager
 def _grown(path: Path, kept: int) -> Iterator[Path]:
     "Yields `path` to write at behind its first `kept` bytes; flushes it, or after an exception cuts it back. `E_WRITE_FAIL` for an OSError."
@@ -219,7 +219,7 @@ class TraceAppender:
         self.path, self._relative, self._state = run.path("rng_trace_log"), run.relative(run.path("rng_trace_log")), state
         self._program, self.totals = trace_program(trace_keys(state), run.lineage), zero_totals(len(trace_keys(state)))
         self.rows, self.record, self._file = 0, None, None
-        self._before = _published(run, state)
+        self._before, self._behind = _published(run, state), run.workers > 1
 
     def __enter__(self) -> "TraceAppender":
         kept = self._before.size_bytes if self._before else trace_offset(self.path, self._state) if self.path.exists() else 0
@@ -234,7 +234,7 @@ class TraceAppender:
 
     def _open(self, place: Path, kept: int = 0) -> None:
         self._stack.push(self._check)       # when the file is closed, and before it gets its name or may stay
-        self._file = self._stack.enter_context(closing(HashingFile(place, kept, behind=True)))
+        self._file = self._stack.enter_context(closing(HashingFile(place, kept, self._behind)))
 
     def _rows_in(self, size: int) -> int:
         with DataReader(self.path) as file:
