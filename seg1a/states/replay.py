@@ -55,8 +55,8 @@ def _values(column) -> np.ndarray:
     "An Arrow column as a NumPy array; a text column as Python strings, each distinct one made once."
     array = column.combine_chunks()
     if hasattr(array, "dictionary"):
-        return np.array(array.dictionary.to_pylist(), dtype=object)[array.indices.to_numpy()]
-    return array.to_numpy()
+        return np.array(array.dictionary.to_pylist(), dtype=object)[np.from_dlpack(array.indices)]
+    return np.from_dlpack(array)  # to_numpy would import pandas for nothing
 
 # %% ../../nbs/states/07_replay.ipynb #8f059fcc
 def design_shards(run: Run, names: Iterable[str]) -> Iterator[tuple[Shard, dict[str, np.ndarray]]]:

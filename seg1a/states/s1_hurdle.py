@@ -170,10 +170,9 @@ def compute_s1(design: Design, model: HurdleModel, master: bytes) -> dict[str, n
 # %% ../../nbs/states/10_s1_hurdle.ipynb #28640ac1
 def hurdle_reference(design: Design, i: int, model: HurdleModel, master: bytes) -> dict:
     "The event of merchant `i` of a shard by the slow path: the columns of `compute_s1` as Python values."
-    x = np.zeros(model.beta.size)
     c = len(model.mcc)
-    x[[0, 1 + design.mcc_index[i], 1 + c + design.channel_index[i], 3 + c + design.bucket_index[i]]] = 1.0
-    pi = logistic(neumaier_dot(model.beta.tolist(), x.tolist()))
+    filled = [0, 1 + int(design.mcc_index[i]), 1 + c + int(design.channel_index[i]), 3 + c + int(design.bucket_index[i])]
+    pi = logistic(neumaier_dot(model.beta[filled].tolist(), [1.0] * 4))
     stream = reference_samplers.substream(master, LABEL, int(design.merchant_id[i]))
     deterministic = pi in (0.0, 1.0)
     u = math.nan if deterministic else stream.uniform1()

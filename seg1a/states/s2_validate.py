@@ -16,14 +16,16 @@ import numpy as np
 
 from ..core.encoding import pretty_json
 from ..core.errors import Seg1aError
-from ..core.events import TraceColumns, part_path, read_event_part, validate_event_part, validate_trace
+from ..core.events import TraceColumns, part_path, validate_event_part, validate_trace
 from ..core.findings import Finding, Report
+from ..core.float_text import FLOAT_WIDTH, SLACK, U64_WIDTH, put_float, put_u64
+from ..core.kernels import kernel
 from ..core.run import Run
 from ..core.shards import Shard, map_shards
 from ..core.tables import read_aborts
 from .evidence import evidence_files, lineage_record, publish_evidence, publish_summary, skipped_files
 from .replay import add_groups, catalogue_findings, design_shards, sampled, stray_files
-from .s2_attempts import Features, NbModel, NbPart, compute_s2, draw_counts, nb_trace, reference_links
+from .s2_attempts import Features, NbModel, NbPart, compute_s2, compute_s2_reference, nb_trace
 from .s2_corridors import CORRIDOR_METRICS, CorridorPolicy, Corridors
 from .s2_nb_outlets import FEATURES, STREAMS, NbInputs, NbTally, judge, nb_catalogue, read_s2, shard_features
 
@@ -57,24 +59,22 @@ def _unusual(features: Features, part: NbPart) -> list[np.ndarray]:
             np.isin(ids, part.aborted)]
 
 
-def _rows_of(part: NbPart, merchant_id: int) -> dict[str, bytes]:
-    "The bytes of all columns of one merchant, by stream and column, and whether it was given up."
-    out = {"aborted": part.aborted_attempt[part.aborted == merchant_id].tobytes()}
+def _rows_of(part: NbPart, ids: np.ndarray) -> list[dict[str, bytes]]:
+    "For each of these merchants the bytes of all its columns, by stream and column, and whether it was given up."
+    out = [{"aborted": part.aborted_attempt[part.aborted == i].tobytes()} for i in ids]
     for stream, columns in (("gamma", part.gamma), ("poisson", part.poisson), ("final", part.final)):
-        mine = columns["merchant_id"] == merchant_id
-        out |= {f"{stream}.{name}": column[mine].tobytes() for name, column in columns.items()}
+        stretches = zip(out, *(np.searchsorted(columns["merchant_id"], ids, side).tolist() for side in ("left", "right")))
+        for mine, first, behind in stretches:
+            mine |= {f"{stream}.{name}": column[first:behind].tobytes() for name, column in columns.items()}
     return out
 
 # %% ../../nbs/states/23_s2_validate.ipynb #eeb937b6
 def _second_opinion(place: np.ndarray, features: Features, model: NbModel, part: NbPart, master: bytes) -> tuple[int, list[Finding]]:
     "Number of merchants asked, and a finding for each on whom reference and kernels differ. `place`: rows in the universe."
     rows, findings = sampled(place, _unusual(features, part)), []
-    for i in rows:
-        merchant = int(features.merchant_id[i])
-        mu, phi = reference_links(features, i, model)
-        valid = bool(0.0 < mu < np.inf and 0.0 < phi < np.inf)
-        slow = draw_counts(np.array([merchant]), np.array([mu]), np.array([phi]), np.array([valid]), master, model.max_attempts, compiled=False)
-        expected, observed = _rows_of(slow, merchant), _rows_of(part, merchant)
+    asked = Features(*(column[rows] for column in vars(features).values()))
+    slow = compute_s2_reference(asked, model, master)
+    for merchant, expected, observed in zip(asked.merchant_id.tolist(), *(_rows_of(each, asked.merchant_id) for each in (slow, part))):
         if different := [name for name in expected if expected[name] != observed[name]]:
             findings.append(Finding("replay_mismatch", "second_opinion", f"{different[0]}: reference and kernels differ", None, None, merchant))
     return len(rows), findings
@@ -132,9 +132,9 @@ def validate_s2(run: Run) -> NbReport:
     report = NbReport("S2")
     try:
         report.inputs = read_s2(run)
-        tally, shards = _replay(run, report.inputs.model, report)
+        tally, rows = _replay(run, report.inputs.model, report)
         if report.passed:
-            _judge_disk(run, shards, report)
+            _judge_disk(run, tally, rows, report)
         else:
             report.skip("corridors", "rejection corridors")
     except Seg1aError as error:
@@ -144,8 +144,8 @@ def validate_s2(run: Run) -> NbReport:
 
 # %% ../../nbs/states/23_s2_validate.ipynb #b23bf58b
 def _replay(run: Run, model: NbModel, report: Report) -> tuple[NbTally, int]:
-    "The structural checks; the tally of the replay, and the number of shards."
-    tally, findings, doubts, seen = NbTally(), [], [], {"asked": 0, "shards": 0}
+    "The structural checks; the tally and the number of Poisson rows of the replay, which are those of the files when the report has no finding."
+    tally, findings, doubts, seen = NbTally(), [], [], {"asked": 0, "shards": 0, "poisson": 0}
 
     def traces() -> Iterator[TraceColumns]:
         for checked in map_shards(lambda item: _check_shard(run, model, *item), design_shards(run, FEATURES), run.workers):
@@ -154,6 +154,7 @@ def _replay(run: Run, model: NbModel, report: Report) -> tuple[NbTally, int]:
             doubts.extend(checked.doubts)
             seen["asked"] += checked.asked
             seen["shards"] += 1
+            seen["poisson"] += checked.part.poisson["attempt"].size
             yield checked.trace
 
     trace_findings, totals = validate_trace(run, 2, traces(), TRACE_CODES)
@@ -162,23 +163,12 @@ def _replay(run: Run, model: NbModel, report: Report) -> tuple[NbTally, int]:
     add_groups(report, GROUPS, findings, int(totals[:, 2].sum()))
     report.add("trace", "one trace row an event, totals step by it", int(totals[:, 2].sum()), trace_findings)
     report.add("second_opinion", "reference and kernels agree on a sample", seen["asked"], doubts)
-    return tally, seen["shards"]
-
-# %% ../../nbs/states/23_s2_validate.ipynb #37f7239f
-def _disk_tally(run: Run, shards: int) -> tuple[NbTally, int]:
-    "The tally of the files on disk, and the number of Poisson rows."
-    tally, attempts = NbTally(), 0
-    for shard in range(shards):
-        hurdle, final = read_event_part(run, "hurdle_bernoulli", shard), read_event_part(run, "nb_final", shard)
-        tally.add(np.sort(hurdle["merchant_id"][hurdle["is_multi"]]), final, np.zeros(0, np.int64), np.zeros(0, np.int64))
-        attempts += read_event_part(run, "poisson_component_nb", shard)["attempt"].size
-    tally.aborts = read_aborts(run, "S2")
-    return tally, attempts
+    return tally, seen["poisson"]
 
 # %% ../../nbs/states/23_s2_validate.ipynb #8b049d52
-def _judge_disk(run: Run, shards: int, report: NbReport) -> None:
-    "Coverage by counts, catalogue, corridors and metrics over the files on disk."
-    tally, rows = _disk_tally(run, shards)
+def _judge_disk(run: Run, tally: NbTally, rows: int, report: NbReport) -> None:
+    "Coverage by counts, catalogue, corridors and metrics over the files on disk, whose finals and Poisson rows are those of `tally` and `rows`."
+    tally.aborts = read_aborts(run, "S2")
     report.corridors, report.metrics = judge(tally, report.inputs.policy)
     attempts = int((tally.final("nb_rejections") + 1).sum())
     unfinished = tally.multi_ids.size - tally.final("merchant_id").size - len(tally.aborts)
@@ -221,13 +211,38 @@ def metrics_csv(metrics: Mapping[str, object]) -> bytes:
     values = ["" if metrics[name] is None else repr(metrics[name]) for name in CORRIDOR_METRICS]
     return f"{','.join(CORRIDOR_METRICS)}\n{','.join(values)}\n".encode("ascii")
 
+# %% ../../nbs/states/23_s2_validate.ipynb #8f3e3974
+_CSV_COLUMNS = ("alpha", "rejections", "expected", "variance", "z_score", "cusum")
+_CSV_WIDTH = 2 * U64_WIDTH + 5 * FLOAT_WIDTH + 7
+
+
+@kernel
+def _csv_rows(merchant_id, rejections, floats, out):
+    "Rows of the CUSUM trace, floats uint64[5, n] (bits of finite numbers), into out; where they end."
+    p = 0
+    for i in range(merchant_id.size):
+        p = put_u64(out, p, merchant_id[i])
+        for j in range(5):
+            out[p] = 44  # ,
+            p = put_float(out, p + 1, floats[j, i])
+            if j == 0:
+                out[p] = 44
+                p = put_u64(out, p + 1, rejections[i])
+        out[p] = 10  # LF
+        p += 1
+    return p
+
 # %% ../../nbs/states/23_s2_validate.ipynb #7267239a
 def cusum_csv(corridors: Corridors) -> bytes:
     "`cusum_trace.csv`: one row a merchant of the CUSUM in its order; floats as shortest round-trip decimals."
-    names = ("alpha", "rejections", "expected", "variance", "z_score", "cusum")
-    columns = [corridors.order.tolist(), *(corridors.trace[name].tolist() for name in names)]
-    rows = (",".join(map(repr, row)) for row in zip(*columns))
-    return "\n".join([",".join(("merchant_id", *names)), *rows, ""]).encode("ascii")
+    columns = [corridors.order, *(corridors.trace[name] for name in _CSV_COLUMNS)]
+    head = ",".join(("merchant_id", *_CSV_COLUMNS)) + "\n"
+    floats = np.stack([column for column in columns if column.dtype == np.float64])
+    if not np.isfinite(floats).all():
+        return (head + "".join(",".join(map(repr, row)) + "\n" for row in zip(*(c.tolist() for c in columns)))).encode("ascii")
+    out = np.empty(columns[0].size * _CSV_WIDTH + SLACK, np.uint8)
+    end = _csv_rows(columns[0].view(np.uint64), columns[2].view(np.uint64), floats.view(np.uint64), out)
+    return head.encode("ascii") + out[:end].tobytes()
 
 # %% ../../nbs/states/23_s2_validate.ipynb #e78fc42f
 def publish_s2(run: Run, report: NbReport | None) -> dict:
