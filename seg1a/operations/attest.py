@@ -7,7 +7,7 @@ __all__ = ['VERDICT_TYPE', 'ORIGIN_TYPE', 'Reader', 'ATTESTATIONS', 'RunFiles', 
            'replay_statement', 'promotion_extras', 'require_closed', 'verify_run_signature', 'statements_of_pack',
            'verify_pack_signature']
 
-# %% ../../nbs/operations/13a_attest.ipynb #752ce01b
+# %% ../../nbs/operations/13a_attest.ipynb #ba735957
 import hashlib
 import os
 import re
@@ -25,7 +25,7 @@ from ..inputs.manifest import MANIFEST, PackManifest, verify_pack
 from .envelope import sign, statement_of, verify_envelope
 from .openlineage import EVENTS, PROJECT, lineage_document
 
-# %% ../../nbs/operations/13a_attest.ipynb #eab5281a
+# %% ../../nbs/operations/13a_attest.ipynb #f323465b
 @dataclass(frozen=True)
 class RunFiles:
     """A run wherever it lies: (sha256 as hex64, size in bytes) of **every** file by POSIX path, and a reader of the small ones."""
@@ -33,7 +33,7 @@ class RunFiles:
     digests: Mapping[str, tuple[str, int]]
     read: Callable[[str], bytes]
 
-# %% ../../nbs/operations/13a_attest.ipynb #7ec2e124
+# %% ../../nbs/operations/13a_attest.ipynb #5427f14d
 def local_files(root: str | os.PathLike, threads: int | None = None) -> RunFiles:
     """The files of a run root or of a promoted run in a folder, each read and hashed once by up to `threads` readers (default 4).
 
@@ -43,12 +43,25 @@ def local_files(root: str | os.PathLike, threads: int | None = None) -> RunFiles
         digests = dict(zip(places, pool.map(file_digest, places.values())))
     return RunFiles(digests, lambda name: file_bytes(Path(root) / name))
 
-# %% ../../nbs/operations/13a_attest.ipynb #17791d4a
+# %% ../../nbs/operations/13a_attest.ipynb #22a8dd14
+def _consistent(files: RunFiles) -> RunFiles:
+    """The same files, with a reader that hands out nothing but the bytes that were hashed: E_CLOSURE_MISSING, E_CLOSURE_CHANGED."""
+    def read(name: str) -> bytes:
+        if name not in files.digests:
+            raise NotPassed("E_CLOSURE_MISSING", f"there is no {name}", path=name)
+        data = files.read(name)
+        if files.digests[name] != (hashlib.sha256(data).hexdigest(), len(data)):
+            raise NotPassed("E_CLOSURE_CHANGED", f"{name} has other bytes than were hashed", path=name)
+        return data
+
+    return RunFiles(files.digests, read)
+
+# %% ../../nbs/operations/13a_attest.ipynb #c27782fc
 VERDICT_TYPE = "https://in-toto.io/attestation/svr/v0.2"
 ORIGIN_TYPE = "https://slsa.dev/provenance/v1"
 Reader = Callable[[str], bytes]
 
-# %% ../../nbs/operations/13a_attest.ipynb #13579772
+# %% ../../nbs/operations/13a_attest.ipynb #81ada9ec
 @dataclass(frozen=True)
 class _Facts:
     """The sealed documents that statements are made of."""
@@ -64,7 +77,7 @@ class _Facts:
         """A statement about the index of the bundle."""
         return statement_of(f"{self.folder}/index.json", self.index_sha256, predicate_type, predicate)
 
-# %% ../../nbs/operations/13a_attest.ipynb #16d45c29
+# %% ../../nbs/operations/13a_attest.ipynb #66ad57f7
 def _facts(read: Reader) -> _Facts:
     """The facts of a run; NotPassed (E_CLOSURE_CHANGED) when a document is not one that a seal writes."""
     try:
@@ -74,11 +87,13 @@ def _facts(read: Reader) -> _Facts:
         lines = read(f"{folder}/fingerprint_artifacts.jsonl").splitlines()
         inputs = tuple(read_json(line, "fingerprint_artifacts.jsonl") for line in lines)
         index_sha256 = hashlib.sha256(read(f"{folder}/index.json")).hexdigest()
+    except NotPassed:
+        raise
     except (Seg1aError, OSError, KeyError, AttributeError) as error:
         raise NotPassed("E_CLOSURE_CHANGED", f"a sealed document is missing or malformed: {error}", reason=str(error)) from error
     return _Facts(folder, index_sha256, identity.get("run_id"), stamp, summary, inputs)
 
-# %% ../../nbs/operations/13a_attest.ipynb #375838f4
+# %% ../../nbs/operations/13a_attest.ipynb #24a1e28d
 def _verdict(facts: _Facts, when: str) -> dict:
     """The verdict statement; `when` is the time of the check as RFC 3339 text."""
     passed = [state for state, outcome in sorted(facts.summary["states"].items()) if outcome == {"validated": True, "passed": True}]
@@ -86,15 +101,15 @@ def _verdict(facts: _Facts, when: str) -> dict:
     policies = [{"name": row["filename"], "digest": {"sha256": row["sha256_hex"]}} for row in facts.inputs if row["filename"] == "validation_policy.yaml"]
     return facts.statement(VERDICT_TYPE, {"verifier": {"id": f"{PROJECT}/verifier/v1", "policies": policies}, "timeCreated": when, "properties": properties})
 
-# %% ../../nbs/operations/13a_attest.ipynb #013cc7d0
+# %% ../../nbs/operations/13a_attest.ipynb #a79bd8fc
 _ELSEWHERE = {"cli_flags", "pack_manifest_sha256", "checksums_sha256", "pack_version", "parameter_files", "seed", "start_ns"}
 
-# %% ../../nbs/operations/13a_attest.ipynb #551cb4f6
+# %% ../../nbs/operations/13a_attest.ipynb #f411a777
 def _dependency(name: str, sha256: str) -> dict:
     """A resolved dependency: a name and a digest."""
     return {"name": name, "digest": {"sha256": sha256}}
 
-# %% ../../nbs/operations/13a_attest.ipynb #3b241c09
+# %% ../../nbs/operations/13a_attest.ipynb #1d9eafe9
 def _origin(facts: _Facts, when: str) -> dict:
     """The origin statement. `when` is not used: the time of the run is in its stamp."""
     stamp, flags = facts.stamp, facts.stamp["cli_flags"]
@@ -110,16 +125,16 @@ def _origin(facts: _Facts, when: str) -> dict:
             "builder": {"id": f"{PROJECT}/engine/v1", "version": {"seg1a": stamp["package_version"]}},
             "metadata": {"invocationId": facts.run_id, "startedOn": utc_text(stamp["start_ns"])}}})
 
-# %% ../../nbs/operations/13a_attest.ipynb #3855b689
+# %% ../../nbs/operations/13a_attest.ipynb #0b20c617
 def _replay(facts: _Facts, when: str) -> dict:
     """The statement that a replay gave the same bytes."""
     return facts.statement(VERDICT_TYPE, {"verifier": {"id": f"{PROJECT}/replay/v1", "policies": []}, "timeCreated": when, "properties": ["SEG1A_REPLAY_EQUAL"]})
 
-# %% ../../nbs/operations/13a_attest.ipynb #21db7cca
+# %% ../../nbs/operations/13a_attest.ipynb #b7bc555d
 _STATEMENTS = {"verdict": _verdict, "origin": _origin, "replay": _replay}
 ATTESTATIONS = {kind: f"attestations/{kind}.dsse.json" for kind in ("verdict", "origin")}
 
-# %% ../../nbs/operations/13a_attest.ipynb #47932a1f
+# %% ../../nbs/operations/13a_attest.ipynb #04d3ad8d
 def _require_passed(root: Path, verdict: Verdict | None) -> None:
     """NotPassed (E_GATE_MISMATCH) unless the run passed; a verdict that is given must be that of the flag in place."""
     (verdict or verify_bundle(root)).require()
@@ -128,7 +143,7 @@ def _require_passed(root: Path, verdict: Verdict | None) -> None:
         if not place.is_file() or file_bytes(place) != flag_text(verdict.flag).encode("ascii"):
             raise NotPassed("E_GATE_MISMATCH", "the verdict is not that of this run's flag", path=str(place))
 
-# %% ../../nbs/operations/13a_attest.ipynb #15441f58
+# %% ../../nbs/operations/13a_attest.ipynb #b703349d
 def statements_of_run(root: str | os.PathLike, when: int, verdict: Verdict | None = None) -> dict[str, dict]:
     """`{"verdict": …, "origin": …}`: the in-toto statements about a run root that passed.
 
@@ -139,7 +154,7 @@ def statements_of_run(root: str | os.PathLike, when: int, verdict: Verdict | Non
     facts = _facts(lambda name: file_bytes(root / name))
     return {kind: _STATEMENTS[kind](facts, utc_text(when)) for kind in ATTESTATIONS}
 
-# %% ../../nbs/operations/13a_attest.ipynb #ab7bac2e
+# %% ../../nbs/operations/13a_attest.ipynb #add6a4a5
 def replay_statement(source: str | os.PathLike | RunFiles, when: int) -> dict:
     """The statement that a replay of this run was equal, for `sign`. The caller has compared; `source` is the run that was repeated.
 
@@ -147,7 +162,7 @@ def replay_statement(source: str | os.PathLike | RunFiles, when: int) -> dict:
     read = source.read if isinstance(source, RunFiles) else lambda name: file_bytes(Path(source) / name)
     return _replay(_facts(read), utc_text(when))
 
-# %% ../../nbs/operations/13a_attest.ipynb #6588ed62
+# %% ../../nbs/operations/13a_attest.ipynb #d1c19348
 def promotion_extras(root: str | os.PathLike, key: str | os.PathLike | None, when: int, verdict: Verdict | None = None) -> dict[str, bytes]:
     """Relative path → content of the files that promotion puts beside the sealed tree: `openlineage.ndjson`, and with a private
     key file `attestations/{verdict,origin}.dsse.json`.
@@ -159,13 +174,13 @@ def promotion_extras(root: str | os.PathLike, key: str | os.PathLike | None, whe
         extras |= {ATTESTATIONS[kind]: sign(statement, key) for kind, statement in statements_of_run(root, when, verdict).items()}
     return extras
 
-# %% ../../nbs/operations/13a_attest.ipynb #d4d9eebf
+# %% ../../nbs/operations/13a_attest.ipynb #9961dbea
 _OUTSIDE = re.compile(
     r"(run_summary\.json|promotion_record\.json|retention_log\.jsonl|openlineage\.ndjson|attestations/[A-Za-z0-9._-]+\.dsse\.json)"
     r"|(logs/telemetry|_quarantine|validation/failures)/.+")
 _PROBLEM_CODES = {"missing": "E_CLOSURE_MISSING", "extra": "E_CLOSURE_EXTRA", "changed": "E_CLOSURE_CHANGED"}
 
-# %% ../../nbs/operations/13a_attest.ipynb #a134929d
+# %% ../../nbs/operations/13a_attest.ipynb #12c85dc4
 def _index_rows(data: bytes, name: str, schema: str) -> dict[str, tuple[str, int]]:
     """path → (digest, size) of an index. NotPassed (E_CLOSURE_CHANGED) when it is malformed, unsorted or names a path twice."""
     try:
@@ -179,7 +194,7 @@ def _index_rows(data: bytes, name: str, schema: str) -> dict[str, tuple[str, int
         raise NotPassed("E_CLOSURE_CHANGED", f"{name} is not sorted, or lists a path twice", path=name)
     return listed
 
-# %% ../../nbs/operations/13a_attest.ipynb #77d600ba
+# %% ../../nbs/operations/13a_attest.ipynb #6994572c
 def _pinned(read: Reader, folder: str) -> dict[str, tuple[str, int]]:
     """Every file that the index of a bundle pins, itself included: path → (digest, size)."""
     index = read(f"{folder}/index.json")
@@ -193,7 +208,7 @@ def _pinned(read: Reader, folder: str) -> dict[str, tuple[str, int]]:
         found |= _index_rows(data, f"{name}.json", name)
     return found
 
-# %% ../../nbs/operations/13a_attest.ipynb #cfa5048d
+# %% ../../nbs/operations/13a_attest.ipynb #c5b6decc
 def require_closed(files: RunFiles, folder: str) -> None:
     """Pass in silence when the files of a run are exactly those that the index in the bundle `folder` pins.
 
@@ -206,26 +221,30 @@ def require_closed(files: RunFiles, folder: str) -> None:
         first = problems[0]
         raise NotPassed(_PROBLEM_CODES[first.kind], first.message, path=first.path, problems=len(problems))
 
-# %% ../../nbs/operations/13a_attest.ipynb #9ad1c9bc
+# %% ../../nbs/operations/13a_attest.ipynb #3caeb934
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
 
-# %% ../../nbs/operations/13a_attest.ipynb #9a9fb256
+# %% ../../nbs/operations/13a_attest.ipynb #54d90b09
 def _require_subject(statement: dict, index_sha256: str, name: str) -> None:
     """NotPassed (E_STATEMENT_SUBJECT) unless the statement is about the index that lies there."""
     signed = statement["subject"][0]["digest"]["sha256"]
     if signed != index_sha256:
         raise NotPassed("E_STATEMENT_SUBJECT", f"{name} is about another index than the one that lies there", path=name, expected=signed, observed=index_sha256)
 
-# %% ../../nbs/operations/13a_attest.ipynb #c5ce485c
+# %% ../../nbs/operations/13a_attest.ipynb #399e87cd
 def _require_statement(kind: str, statement: dict, facts: object, name: str, kinds: Mapping[str, Callable] = _STATEMENTS) -> None:
     """NotPassed (E_STATEMENT_PREDICATE) unless the statement is the one that the facts give."""
     when = statement["predicate"].get("timeCreated", "")
     if when != "" and not (isinstance(when, str) and _TIME.fullmatch(when)):
         raise NotPassed("E_STATEMENT_PREDICATE", f"the time of {name} is not a UTC time", path=name)
-    if statement != kinds[kind](facts, when):
+    try:
+        expected = kinds[kind](facts, when)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise NotPassed("E_STATEMENT_PREDICATE", f"the sealed documents are not those of a run: {error!r}", path=name) from error
+    if statement != expected:
         raise NotPassed("E_STATEMENT_PREDICATE", f"{name} does not say what a {kind} of these data says", path=name, predicate_type=statement["predicateType"])
 
-# %% ../../nbs/operations/13a_attest.ipynb #985ef2f5
+# %% ../../nbs/operations/13a_attest.ipynb #d073f84f
 def _envelope_of(files: RunFiles, kind: str, envelopes: Mapping[str, bytes] | None) -> bytes:
     """The bytes of an attestation, given or from its place beside the data. NotPassed (E_SIGNATURE_MISSING)."""
     if envelopes is not None and kind in envelopes:
@@ -235,7 +254,7 @@ def _envelope_of(files: RunFiles, kind: str, envelopes: Mapping[str, bytes] | No
         raise NotPassed("E_SIGNATURE_MISSING", f"there is no {kind} attestation", path=place or kind)
     return files.read(place)
 
-# %% ../../nbs/operations/13a_attest.ipynb #19abf418
+# %% ../../nbs/operations/13a_attest.ipynb #b003f919
 def verify_run_signature(source: str | os.PathLike | RunFiles, public_key_file: str | os.PathLike,
                          envelopes: Mapping[str, bytes] | None = None, kinds: tuple[str, ...] = ("verdict", "origin")) -> dict[str, dict]:
     """The statements of a run by kind, when all of them are signed with the key, are about this run, and its tree is closed.
@@ -243,7 +262,7 @@ def verify_run_signature(source: str | os.PathLike | RunFiles, public_key_file: 
     `source`: a promoted run in a folder, or the `RunFiles` of one. `envelopes`: attestations by kind, if they do not lie at
     `attestations/<kind>.dsse.json`. `kinds`: those required, of verdict, origin and replay. NotPassed, closed at the first fault:
     the codes of `verify_envelope`, E_STATEMENT_SUBJECT, E_STATEMENT_PREDICATE, and those of `require_closed`."""
-    files = source if isinstance(source, RunFiles) else local_files(source)
+    files = _consistent(source if isinstance(source, RunFiles) else local_files(source))
     statements = {kind: verify_envelope(_envelope_of(files, kind, envelopes), public_key_file, f"the {kind} attestation") for kind in kinds}
     facts = _facts(files.read)
     for kind, statement in statements.items():
@@ -253,7 +272,7 @@ def verify_run_signature(source: str | os.PathLike | RunFiles, public_key_file: 
         _require_statement(kind, statement, facts, f"the {kind} attestation")
     return statements
 
-# %% ../../nbs/operations/13a_attest.ipynb #a24031aa
+# %% ../../nbs/operations/13a_attest.ipynb #5d12819c
 @dataclass(frozen=True)
 class _PackFacts:
     """A verified pack and the digest of its manifest file."""
@@ -265,13 +284,13 @@ class _PackFacts:
         """A statement about the manifest."""
         return statement_of(MANIFEST, self.sha256, predicate_type, predicate)
 
-# %% ../../nbs/operations/13a_attest.ipynb #37c8c55c
+# %% ../../nbs/operations/13a_attest.ipynb #254967e8
 def _pack_verdict(facts: _PackFacts, when: str) -> dict:
     """The statement that a pack answers every question that is asked of one."""
     verifier = {"id": f"{PROJECT}/pack-verifier/v1", "policies": []}
     return facts.statement(VERDICT_TYPE, {"verifier": verifier, "timeCreated": when, "properties": ["SEG1A_PACK_VERIFIED"]})
 
-# %% ../../nbs/operations/13a_attest.ipynb #e5a1c63a
+# %% ../../nbs/operations/13a_attest.ipynb #6c4945dd
 def _pack_origin(facts: _PackFacts, when: str) -> dict:
     """The statement of what a pack was put together from. `when` is not used: its time is in the manifest."""
     artefacts = [_dependency(a.path, a.sha256) | {"annotations": {"version": a.version, "role": a.role, "licence": a.licence}} for a in facts.manifest.artefacts]
@@ -280,16 +299,16 @@ def _pack_origin(facts: _PackFacts, when: str) -> dict:
                             "resolvedDependencies": artefacts},
         "runDetails": {"builder": {"id": f"{PROJECT}/pack-builder/v1"}, "metadata": {"finishedOn": facts.manifest.created_utc}}})
 
-# %% ../../nbs/operations/13a_attest.ipynb #8bacebfa
+# %% ../../nbs/operations/13a_attest.ipynb #6a3e58c3
 _PACK_STATEMENTS = {"verdict": _pack_verdict, "origin": _pack_origin}
 
-# %% ../../nbs/operations/13a_attest.ipynb #9d928d81
+# %% ../../nbs/operations/13a_attest.ipynb #56ae63b1
 def _pack_facts(pack: Path) -> _PackFacts:
     """The facts of a pack; errors of `verify_pack`."""
     manifest = verify_pack(pack)
     return _PackFacts(manifest, file_digest(pack / MANIFEST)[0])
 
-# %% ../../nbs/operations/13a_attest.ipynb #88af6a34
+# %% ../../nbs/operations/13a_attest.ipynb #408852a0
 def statements_of_pack(pack: str | os.PathLike, when: int) -> dict[str, dict]:
     """`{"verdict": …, "origin": …}`: the in-toto statements about a pack, which is verified first; `when` in ns since 1970.
 
@@ -297,7 +316,7 @@ def statements_of_pack(pack: str | os.PathLike, when: int) -> dict[str, dict]:
     facts = _pack_facts(Path(pack))
     return {kind: make(facts, utc_text(when)) for kind, make in _PACK_STATEMENTS.items()}
 
-# %% ../../nbs/operations/13a_attest.ipynb #393ad2cd
+# %% ../../nbs/operations/13a_attest.ipynb #5912839a
 def verify_pack_signature(pack: str | os.PathLike, public_key_file: str | os.PathLike, envelopes: Mapping[str, bytes]) -> dict[str, dict]:
     """The statements about a pack, when both are signed with the key and are about this pack, and the pack itself verifies.
 

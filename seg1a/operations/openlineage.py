@@ -6,7 +6,7 @@
 __all__ = ['PROJECT', 'NAMESPACE', 'EVENTS', 'Datasets', 'run_uuid', 'dataset_version', 'schema_fields', 'run_events',
            'lineage_document']
 
-# %% ../../nbs/operations/12_openlineage.ipynb #5af5b5a3
+# %% ../../nbs/operations/12_openlineage.ipynb #1737b19b
 import hashlib
 import os
 import uuid
@@ -22,19 +22,19 @@ from ..core.run import Lineage, Run, open_run
 from ..core.tables import OutputRecord, read_outputs
 from .pipeline import STATE_MODULES
 
-# %% ../../nbs/operations/12_openlineage.ipynb #11ea16c1
+# %% ../../nbs/operations/12_openlineage.ipynb #35c74a79
 PROJECT = "https://example.invalid/seg1a"  # the project's name as a URI; nothing is fetched from it
 NAMESPACE = "seg1a.layer1.1A"
 EVENTS = "openlineage.ndjson"
 _SPEC = "https://openlineage.io/spec"
 
-# %% ../../nbs/operations/12_openlineage.ipynb #ad0f41da
+# %% ../../nbs/operations/12_openlineage.ipynb #0a17317a
 def run_uuid(run_id: str, state: int | None = None) -> str:
     """The UUID (version 5) of a run, from its run id (hex32); with `state`, that of one of its states."""
     whole = uuid.uuid5(uuid.uuid5(uuid.NAMESPACE_URL, PROJECT), run_id)
     return str(whole if state is None else uuid.uuid5(whole, f"S{state}"))
 
-# %% ../../nbs/operations/12_openlineage.ipynb #a0799a6b
+# %% ../../nbs/operations/12_openlineage.ipynb #454c7c8c
 def dataset_version(records: Iterable[OutputRecord]) -> str:
     """hex64: the version of a dataset that consists of these files, in any order."""
     lines = sorted((record.path, record.sha256) for record in records)
@@ -42,10 +42,10 @@ def dataset_version(records: Iterable[OutputRecord]) -> str:
         return lines[0][1]
     return hashlib.sha256("".join(f"{sha256}  {path}\n" for path, sha256 in lines).encode("ascii")).hexdigest()
 
-# %% ../../nbs/operations/12_openlineage.ipynb #40cac22b
+# %% ../../nbs/operations/12_openlineage.ipynb #c3256faf
 _JSON_NAMES = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null", list: "array", dict: "object"}
 
-# %% ../../nbs/operations/12_openlineage.ipynb #debf8f92
+# %% ../../nbs/operations/12_openlineage.ipynb #68b6518f
 def _type_name(schema: dict) -> str:
     """The JSON type, or types, that a schema admits, as one text."""
     if "type" in schema:
@@ -55,7 +55,15 @@ def _type_name(schema: dict) -> str:
     values = [schema["const"]] if "const" in schema else schema.get("enum", [])
     return "|".join(dict.fromkeys(_JSON_NAMES[type(value)] for value in values)) or "any"
 
-# %% ../../nbs/operations/12_openlineage.ipynb #d3fab29e
+# %% ../../nbs/operations/12_openlineage.ipynb #cf42b183
+def _properties(schema: dict) -> dict[str, dict]:
+    """Key → schema of what a schema knows of an object, through its parts; of a key in several parts the last counts."""
+    found: dict[str, dict] = {}
+    for part in (*schema.get("allOf", []), *schema.get("anyOf", []), *schema.get("oneOf", [])):
+        found |= _properties(part)
+    return found | schema.get("properties", {})
+
+# %% ../../nbs/operations/12_openlineage.ipynb #bd001748
 def schema_fields(dataset_id: str) -> list[dict[str, str]]:
     """`[{"name", "type"}]` of a dataset of the dictionary: columns of a table, keys of a row or document; [] when it has no schema."""
     if contracts().dataset(dataset_id).schema_ref is None:
@@ -63,17 +71,14 @@ def schema_fields(dataset_id: str) -> list[dict[str, str]]:
     schema = contracts().row_schema(dataset_id)
     if "x-table" in schema:
         return [{"name": name, "type": kind} for name, kind in schema["x-table"]["columns"].items()]
-    properties: dict[str, dict] = {}
-    for part in (*schema.get("allOf", []), schema):
-        properties |= part.get("properties", {})
-    return [{"name": name, "type": _type_name(part)} for name, part in properties.items()]
+    return [{"name": name, "type": _type_name(part)} for name, part in _properties(schema).items()]
 
-# %% ../../nbs/operations/12_openlineage.ipynb #efbf8b15
+# %% ../../nbs/operations/12_openlineage.ipynb #e3a399d1
 def _facet(kind: str, version: str, producer: str, /, **content) -> dict:
     """A facet with what every facet has to carry; `kind` and `version` name its schema."""
     return {"_producer": producer, "_schemaURL": f"{_SPEC}/facets/{version}/{kind}.json#/$defs/{kind}"} | content
 
-# %% ../../nbs/operations/12_openlineage.ipynb #e0c61320
+# %% ../../nbs/operations/12_openlineage.ipynb #de1817f7
 def _dataset(dataset_id: str, records: list[OutputRecord], producer: str) -> dict:
     """A dataset with the facets for its schema and its version."""
     facets = {"version": _facet("DatasetVersionDatasetFacet", "1-0-1", producer, datasetVersion=dataset_version(records))}
@@ -81,17 +86,17 @@ def _dataset(dataset_id: str, records: list[OutputRecord], producer: str) -> dic
         facets["schema"] = _facet("SchemaDatasetFacet", "1-1-1", producer, fields=fields)
     return {"namespace": NAMESPACE, "name": dataset_id, "facets": facets}
 
-# %% ../../nbs/operations/12_openlineage.ipynb #151a4de8
+# %% ../../nbs/operations/12_openlineage.ipynb #895ab580
 def _output(dataset_id: str, records: list[OutputRecord], producer: str) -> dict:
     """A dataset that was written, with rows, bytes and number of files."""
     totals = {"rowCount": sum(record.rows for record in records), "size": sum(record.size_bytes for record in records), "fileCount": len(records)}
     return _dataset(dataset_id, records, producer) | {
         "outputFacets": {"outputStatistics": _facet("OutputStatisticsOutputDatasetFacet", "1-0-2", producer, **totals)}}
 
-# %% ../../nbs/operations/12_openlineage.ipynb #ed098452
+# %% ../../nbs/operations/12_openlineage.ipynb #85bf88ef
 Datasets = dict[str, list[OutputRecord]]  # by dictionary id
 
-# %% ../../nbs/operations/12_openlineage.ipynb #ba014964
+# %% ../../nbs/operations/12_openlineage.ipynb #82c5d403
 def _written(run: Run, state: int) -> Datasets:
     """What a state wrote, by dictionary id in ASCII order. E_DICTIONARY_PATH for a path that the dictionary does not know."""
     found: Datasets = {}
@@ -102,19 +107,19 @@ def _written(run: Run, state: int) -> Datasets:
         found.setdefault(known[0], []).append(record)
     return dict(sorted(found.items()))
 
-# %% ../../nbs/operations/12_openlineage.ipynb #6b291e89
+# %% ../../nbs/operations/12_openlineage.ipynb #52a16db9
 def _pack_inputs(run: Run) -> Datasets:
     """The datasets of the pack, from the list of sealed inputs; the number of their rows is not known there, and 0 stands for it."""
     rows = run.inputs.rows
     by_name = {record.path.rpartition("/")[2]: id for id, record in contracts().datasets().items() if record.root == "pack"}
     return {id: [OutputRecord(rows[name]["path"], rows[name]["sha256_hex"], rows[name]["size_bytes"], 0)] for name, id in sorted(by_name.items()) if name in rows}
 
-# %% ../../nbs/operations/12_openlineage.ipynb #20885e57
+# %% ../../nbs/operations/12_openlineage.ipynb #9f1e5dee
 def _read(state: int, available: Datasets) -> Datasets:
     """Those of the available datasets that the dictionary lets a state read, by id in ASCII order."""
     return {id: records for id, records in sorted(available.items()) if f"S{state}" in contracts().dataset(id).consumed_by}
 
-# %% ../../nbs/operations/12_openlineage.ipynb #c1231d0b
+# %% ../../nbs/operations/12_openlineage.ipynb #c9cbfd66
 @dataclass(frozen=True)
 class _Emitter:
     """Everything that the events of one run share."""
@@ -151,13 +156,13 @@ class _Emitter:
         """The facet that says why a state failed."""
         return _facet("ErrorMessageRunFacet", "1-0-1", self.producer, message=f"{code}: {code_table()[code].meaning}", programmingLanguage="PYTHON")
 
-# %% ../../nbs/operations/12_openlineage.ipynb #73185800
+# %% ../../nbs/operations/12_openlineage.ipynb #049488bb
 def _failure(root: Path) -> dict | None:
     """The failure record of a run root, or None."""
     found = sorted(root.glob("validation/failures/manifest_fingerprint=*/seed=*/run_id=*/failure.json"))
     return read_json(found[0].read_bytes(), found[0].name) if found else None
 
-# %% ../../nbs/operations/12_openlineage.ipynb #c698fc2b
+# %% ../../nbs/operations/12_openlineage.ipynb #04f2d6cd
 def _ended(run: Run) -> tuple[int, str | None]:
     """(number of states that came to their end, code of the failure that stopped the next one or None). E_LINEAGE_OPEN."""
     done = [run.path("state_outputs", state=state).is_file() for state in range(5)]
@@ -169,7 +174,7 @@ def _ended(run: Run) -> tuple[int, str | None]:
     name = failure["state"]
     return (int(name[1:]), failure["error_code"]) if name in ("S0", "S1", "S2", "S3", "S4") else (5, None)
 
-# %% ../../nbs/operations/12_openlineage.ipynb #b82da8ea
+# %% ../../nbs/operations/12_openlineage.ipynb #fe729c4e
 def _finished_states(run: Run, emitter: _Emitter, done: int, available: Datasets) -> Iterator[dict]:
     """START and COMPLETE of the first `done` states; what they wrote is added to `available`."""
     for state in range(done):
@@ -180,7 +185,7 @@ def _finished_states(run: Run, emitter: _Emitter, done: int, available: Datasets
             paths = {record.path for record in records}
             available[id] = [record for record in available.get(id, []) if record.path not in paths] + records
 
-# %% ../../nbs/operations/12_openlineage.ipynb #e4668008
+# %% ../../nbs/operations/12_openlineage.ipynb #7d78a0b2
 def run_events(root: str | os.PathLike) -> list[dict]:
     """The OpenLineage 2-0-2 run events of a finished or failed run, in the order of the states.
 
@@ -198,7 +203,7 @@ def run_events(root: str | os.PathLike) -> list[dict]:
         events += [emitter.event("START", done, inputs, {}), emitter.event("FAIL", done, inputs, {}, errorMessage=emitter.failure(code))]
     return events
 
-# %% ../../nbs/operations/12_openlineage.ipynb #3bb4ff64
+# %% ../../nbs/operations/12_openlineage.ipynb #9a485044
 def _unsealed_failure(root: Path) -> list[dict]:
     """START and FAIL of a run that S0 never sealed. E_LINEAGE_OPEN without a failure record."""
     from seg1a import __version__
@@ -210,7 +215,7 @@ def _unsealed_failure(root: Path) -> list[dict]:
     emitter = _Emitter(lineage, __version__)
     return [emitter.event("START", 0, {}, {}), emitter.event("FAIL", 0, {}, {}, errorMessage=emitter.failure(failure["error_code"]))]
 
-# %% ../../nbs/operations/12_openlineage.ipynb #dd9529f3
+# %% ../../nbs/operations/12_openlineage.ipynb #e2683c0b
 def lineage_document(root: str | os.PathLike) -> bytes:
     """The content of `openlineage.ndjson`: the events of `run_events`, one canonical JSON document a line; errors as there."""
     return b"".join(map(canonical_line, run_events(root)))
