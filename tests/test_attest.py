@@ -309,8 +309,9 @@ def test_additional_files(files, keys, name, code):
 
 def test_extra_flag_in_the_bundle_is_an_extra_file(files, keys):
     (folder,) = {name.rpartition("/")[0] for name in files.digests if name.endswith("/outputs_index.json")}
-    more = RunFiles(files.digests | {f"{folder}/notebooks/deep/_passed.flag": ("0" * 64, 1)}, files.read)
-    assert refused(more, keys["pub"]) == "E_CLOSURE_EXTRA"
+    for place in ("notebooks/deep", "notebooks", "validation_bundle_1A", "s5"):
+        more = RunFiles(files.digests | {f"{folder}/{place}/_passed.flag": ("0" * 64, 1)}, files.read)
+        assert refused(more, keys["pub"]) == "E_CLOSURE_EXTRA"
 
 
 def test_bytes_on_disk(promoted, keys, tmp_path):

@@ -7,7 +7,7 @@ __all__ = ['VERDICT_TYPE', 'ORIGIN_TYPE', 'Reader', 'ATTESTATIONS', 'RunFiles', 
            'replay_statement', 'promotion_extras', 'require_closed', 'verify_run_signature', 'statements_of_pack',
            'verify_pack_signature']
 
-# %% ../../nbs/operations/13a_attest.ipynb #ba735957
+# %% ../../nbs/operations/13a_attest.ipynb #2c66612e
 import hashlib
 import os
 import re
@@ -21,11 +21,12 @@ from ..core.encoding import read_json, utc_text
 from ..core.errors import NotPassed, Seg1aError
 from ..core.flags import FLAG, file_bytes, file_digest, flag_text, folder_files, index_difference
 from ..core.gates import Verdict, verify_bundle
+from ..core.run import STATE_FOLDERS
 from ..inputs.manifest import MANIFEST, PackManifest, verify_pack
 from .envelope import sign, statement_of, verify_envelope
 from .openlineage import EVENTS, PROJECT, lineage_document
 
-# %% ../../nbs/operations/13a_attest.ipynb #f323465b
+# %% ../../nbs/operations/13a_attest.ipynb #2e2dea3a
 @dataclass(frozen=True)
 class RunFiles:
     """A run wherever it lies: (sha256 as hex64, size in bytes) of **every** file by POSIX path, and a reader of the small ones."""
@@ -33,7 +34,7 @@ class RunFiles:
     digests: Mapping[str, tuple[str, int]]
     read: Callable[[str], bytes]
 
-# %% ../../nbs/operations/13a_attest.ipynb #5427f14d
+# %% ../../nbs/operations/13a_attest.ipynb #9911a17d
 def local_files(root: str | os.PathLike, threads: int | None = None) -> RunFiles:
     """The files of a run root or of a promoted run in a folder, each read and hashed once by up to `threads` readers (default 4).
 
@@ -43,7 +44,7 @@ def local_files(root: str | os.PathLike, threads: int | None = None) -> RunFiles
         digests = dict(zip(places, pool.map(file_digest, places.values())))
     return RunFiles(digests, lambda name: file_bytes(Path(root) / name))
 
-# %% ../../nbs/operations/13a_attest.ipynb #22a8dd14
+# %% ../../nbs/operations/13a_attest.ipynb #c5496bcf
 def _consistent(files: RunFiles) -> RunFiles:
     """The same files, with a reader that hands out nothing but the bytes that were hashed: E_CLOSURE_MISSING, E_CLOSURE_CHANGED."""
     def read(name: str) -> bytes:
@@ -56,12 +57,12 @@ def _consistent(files: RunFiles) -> RunFiles:
 
     return RunFiles(files.digests, read)
 
-# %% ../../nbs/operations/13a_attest.ipynb #c27782fc
+# %% ../../nbs/operations/13a_attest.ipynb #46f457f0
 VERDICT_TYPE = "https://in-toto.io/attestation/svr/v0.2"
 ORIGIN_TYPE = "https://slsa.dev/provenance/v1"
 Reader = Callable[[str], bytes]
 
-# %% ../../nbs/operations/13a_attest.ipynb #81ada9ec
+# %% ../../nbs/operations/13a_attest.ipynb #927ebbe2
 @dataclass(frozen=True)
 class _Facts:
     """The sealed documents that statements are made of."""
@@ -77,7 +78,7 @@ class _Facts:
         """A statement about the index of the bundle."""
         return statement_of(f"{self.folder}/index.json", self.index_sha256, predicate_type, predicate)
 
-# %% ../../nbs/operations/13a_attest.ipynb #66ad57f7
+# %% ../../nbs/operations/13a_attest.ipynb #706d8d4d
 def _facts(read: Reader) -> _Facts:
     """The facts of a run; NotPassed (E_CLOSURE_CHANGED) when a document is not one that a seal writes."""
     try:
@@ -93,7 +94,7 @@ def _facts(read: Reader) -> _Facts:
         raise NotPassed("E_CLOSURE_CHANGED", f"a sealed document is missing or malformed: {error}", reason=str(error)) from error
     return _Facts(folder, index_sha256, identity.get("run_id"), stamp, summary, inputs)
 
-# %% ../../nbs/operations/13a_attest.ipynb #24a1e28d
+# %% ../../nbs/operations/13a_attest.ipynb #763693fc
 def _verdict(facts: _Facts, when: str) -> dict:
     """The verdict statement; `when` is the time of the check as RFC 3339 text."""
     passed = [state for state, outcome in sorted(facts.summary["states"].items()) if outcome == {"validated": True, "passed": True}]
@@ -101,15 +102,15 @@ def _verdict(facts: _Facts, when: str) -> dict:
     policies = [{"name": row["filename"], "digest": {"sha256": row["sha256_hex"]}} for row in facts.inputs if row["filename"] == "validation_policy.yaml"]
     return facts.statement(VERDICT_TYPE, {"verifier": {"id": f"{PROJECT}/verifier/v1", "policies": policies}, "timeCreated": when, "properties": properties})
 
-# %% ../../nbs/operations/13a_attest.ipynb #a79bd8fc
+# %% ../../nbs/operations/13a_attest.ipynb #d3cabfed
 _ELSEWHERE = {"cli_flags", "pack_manifest_sha256", "checksums_sha256", "pack_version", "parameter_files", "seed", "start_ns"}
 
-# %% ../../nbs/operations/13a_attest.ipynb #f411a777
+# %% ../../nbs/operations/13a_attest.ipynb #e3e4e2c3
 def _dependency(name: str, sha256: str) -> dict:
     """A resolved dependency: a name and a digest."""
     return {"name": name, "digest": {"sha256": sha256}}
 
-# %% ../../nbs/operations/13a_attest.ipynb #1d9eafe9
+# %% ../../nbs/operations/13a_attest.ipynb #f9dbf973
 def _origin(facts: _Facts, when: str) -> dict:
     """The origin statement. `when` is not used: the time of the run is in its stamp."""
     stamp, flags = facts.stamp, facts.stamp["cli_flags"]
@@ -125,16 +126,16 @@ def _origin(facts: _Facts, when: str) -> dict:
             "builder": {"id": f"{PROJECT}/engine/v1", "version": {"seg1a": stamp["package_version"]}},
             "metadata": {"invocationId": facts.run_id, "startedOn": utc_text(stamp["start_ns"])}}})
 
-# %% ../../nbs/operations/13a_attest.ipynb #0b20c617
+# %% ../../nbs/operations/13a_attest.ipynb #b5113a66
 def _replay(facts: _Facts, when: str) -> dict:
     """The statement that a replay gave the same bytes."""
     return facts.statement(VERDICT_TYPE, {"verifier": {"id": f"{PROJECT}/replay/v1", "policies": []}, "timeCreated": when, "properties": ["SEG1A_REPLAY_EQUAL"]})
 
-# %% ../../nbs/operations/13a_attest.ipynb #b7bc555d
+# %% ../../nbs/operations/13a_attest.ipynb #b6584cfe
 _STATEMENTS = {"verdict": _verdict, "origin": _origin, "replay": _replay}
 ATTESTATIONS = {kind: f"attestations/{kind}.dsse.json" for kind in ("verdict", "origin")}
 
-# %% ../../nbs/operations/13a_attest.ipynb #04d3ad8d
+# %% ../../nbs/operations/13a_attest.ipynb #ddcada26
 def _require_passed(root: Path, verdict: Verdict | None) -> None:
     """NotPassed (E_GATE_MISMATCH) unless the run passed; a verdict that is given must be that of the flag in place."""
     (verdict or verify_bundle(root)).require()
@@ -143,7 +144,7 @@ def _require_passed(root: Path, verdict: Verdict | None) -> None:
         if not place.is_file() or file_bytes(place) != flag_text(verdict.flag).encode("ascii"):
             raise NotPassed("E_GATE_MISMATCH", "the verdict is not that of this run's flag", path=str(place))
 
-# %% ../../nbs/operations/13a_attest.ipynb #b703349d
+# %% ../../nbs/operations/13a_attest.ipynb #270a334f
 def statements_of_run(root: str | os.PathLike, when: int, verdict: Verdict | None = None) -> dict[str, dict]:
     """`{"verdict": …, "origin": …}`: the in-toto statements about a run root that passed.
 
@@ -154,7 +155,7 @@ def statements_of_run(root: str | os.PathLike, when: int, verdict: Verdict | Non
     facts = _facts(lambda name: file_bytes(root / name))
     return {kind: _STATEMENTS[kind](facts, utc_text(when)) for kind in ATTESTATIONS}
 
-# %% ../../nbs/operations/13a_attest.ipynb #add6a4a5
+# %% ../../nbs/operations/13a_attest.ipynb #dda322e5
 def replay_statement(source: str | os.PathLike | RunFiles, when: int) -> dict:
     """The statement that a replay of this run was equal, for `sign`. The caller has compared; `source` is the run that was repeated.
 
@@ -162,7 +163,7 @@ def replay_statement(source: str | os.PathLike | RunFiles, when: int) -> dict:
     read = source.read if isinstance(source, RunFiles) else lambda name: file_bytes(Path(source) / name)
     return _replay(_facts(read), utc_text(when))
 
-# %% ../../nbs/operations/13a_attest.ipynb #d1c19348
+# %% ../../nbs/operations/13a_attest.ipynb #7e012800
 def promotion_extras(root: str | os.PathLike, key: str | os.PathLike | None, when: int, verdict: Verdict | None = None) -> dict[str, bytes]:
     """Relative path → content of the files that promotion puts beside the sealed tree: `openlineage.ndjson`, and with a private
     key file `attestations/{verdict,origin}.dsse.json`.
@@ -174,13 +175,13 @@ def promotion_extras(root: str | os.PathLike, key: str | os.PathLike | None, whe
         extras |= {ATTESTATIONS[kind]: sign(statement, key) for kind, statement in statements_of_run(root, when, verdict).items()}
     return extras
 
-# %% ../../nbs/operations/13a_attest.ipynb #9961dbea
+# %% ../../nbs/operations/13a_attest.ipynb #ec34faa4
 _OUTSIDE = re.compile(
     r"(run_summary\.json|promotion_record\.json|retention_log\.jsonl|openlineage\.ndjson|attestations/[A-Za-z0-9._-]+\.dsse\.json)"
     r"|(logs/telemetry|_quarantine|validation/failures)/.+")
 _PROBLEM_CODES = {"missing": "E_CLOSURE_MISSING", "extra": "E_CLOSURE_EXTRA", "changed": "E_CLOSURE_CHANGED"}
 
-# %% ../../nbs/operations/13a_attest.ipynb #12c85dc4
+# %% ../../nbs/operations/13a_attest.ipynb #153274af
 def _index_rows(data: bytes, name: str, schema: str) -> dict[str, tuple[str, int]]:
     """path → (digest, size) of an index. NotPassed (E_CLOSURE_CHANGED) when it is malformed, unsorted or names a path twice."""
     try:
@@ -194,7 +195,7 @@ def _index_rows(data: bytes, name: str, schema: str) -> dict[str, tuple[str, int
         raise NotPassed("E_CLOSURE_CHANGED", f"{name} is not sorted, or lists a path twice", path=name)
     return listed
 
-# %% ../../nbs/operations/13a_attest.ipynb #6994572c
+# %% ../../nbs/operations/13a_attest.ipynb #10b43ada
 def _pinned(read: Reader, folder: str) -> dict[str, tuple[str, int]]:
     """Every file that the index of a bundle pins, itself included: path → (digest, size)."""
     index = read(f"{folder}/index.json")
@@ -208,12 +209,12 @@ def _pinned(read: Reader, folder: str) -> dict[str, tuple[str, int]]:
         found |= _index_rows(data, f"{name}.json", name)
     return found
 
-# %% ../../nbs/operations/13a_attest.ipynb #c5b6decc
+# %% ../../nbs/operations/13a_attest.ipynb #cedc0dc3
 def require_closed(files: RunFiles, folder: str) -> None:
     """Pass in silence when the files of a run are exactly those that the index in the bundle `folder` pins.
 
     NotPassed with the first difference: E_CLOSURE_MISSING, E_CLOSURE_EXTRA, E_CLOSURE_CHANGED."""
-    flags = {f"{folder}/{FLAG}", *(f"{folder}/{state}/{FLAG}" for state in contracts().datasets() if contracts().dataset(state).path.startswith("validation_bundle/"))}
+    flags = {f"{folder}/{FLAG}", *(f"{folder}/{state}/{FLAG}" for state in STATE_FOLDERS[1:])}
     outside = {path for path in files.digests if path in flags or _OUTSIDE.fullmatch(path)}
     pinned = _pinned(files.read, folder)
     problems = list(index_difference(pinned, files.digests, "the signed index", known=outside - set(pinned)))
@@ -221,17 +222,17 @@ def require_closed(files: RunFiles, folder: str) -> None:
         first = problems[0]
         raise NotPassed(_PROBLEM_CODES[first.kind], first.message, path=first.path, problems=len(problems))
 
-# %% ../../nbs/operations/13a_attest.ipynb #3caeb934
+# %% ../../nbs/operations/13a_attest.ipynb #1ce6f135
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
 
-# %% ../../nbs/operations/13a_attest.ipynb #54d90b09
+# %% ../../nbs/operations/13a_attest.ipynb #d57ed4d2
 def _require_subject(statement: dict, index_sha256: str, name: str) -> None:
     """NotPassed (E_STATEMENT_SUBJECT) unless the statement is about the index that lies there."""
     signed = statement["subject"][0]["digest"]["sha256"]
     if signed != index_sha256:
         raise NotPassed("E_STATEMENT_SUBJECT", f"{name} is about another index than the one that lies there", path=name, expected=signed, observed=index_sha256)
 
-# %% ../../nbs/operations/13a_attest.ipynb #399e87cd
+# %% ../../nbs/operations/13a_attest.ipynb #b2ee52cc
 def _require_statement(kind: str, statement: dict, facts: object, name: str, kinds: Mapping[str, Callable] = _STATEMENTS) -> None:
     """NotPassed (E_STATEMENT_PREDICATE) unless the statement is the one that the facts give."""
     when = statement["predicate"].get("timeCreated", "")
@@ -244,7 +245,7 @@ def _require_statement(kind: str, statement: dict, facts: object, name: str, kin
     if statement != expected:
         raise NotPassed("E_STATEMENT_PREDICATE", f"{name} does not say what a {kind} of these data says", path=name, predicate_type=statement["predicateType"])
 
-# %% ../../nbs/operations/13a_attest.ipynb #d073f84f
+# %% ../../nbs/operations/13a_attest.ipynb #bc1cdf1a
 def _envelope_of(files: RunFiles, kind: str, envelopes: Mapping[str, bytes] | None) -> bytes:
     """The bytes of an attestation, given or from its place beside the data. NotPassed (E_SIGNATURE_MISSING)."""
     if envelopes is not None and kind in envelopes:
@@ -254,7 +255,7 @@ def _envelope_of(files: RunFiles, kind: str, envelopes: Mapping[str, bytes] | No
         raise NotPassed("E_SIGNATURE_MISSING", f"there is no {kind} attestation", path=place or kind)
     return files.read(place)
 
-# %% ../../nbs/operations/13a_attest.ipynb #b003f919
+# %% ../../nbs/operations/13a_attest.ipynb #25aa2688
 def verify_run_signature(source: str | os.PathLike | RunFiles, public_key_file: str | os.PathLike,
                          envelopes: Mapping[str, bytes] | None = None, kinds: tuple[str, ...] = ("verdict", "origin")) -> dict[str, dict]:
     """The statements of a run by kind, when all of them are signed with the key, are about this run, and its tree is closed.
@@ -272,7 +273,7 @@ def verify_run_signature(source: str | os.PathLike | RunFiles, public_key_file: 
         _require_statement(kind, statement, facts, f"the {kind} attestation")
     return statements
 
-# %% ../../nbs/operations/13a_attest.ipynb #5d12819c
+# %% ../../nbs/operations/13a_attest.ipynb #f5f19cc9
 @dataclass(frozen=True)
 class _PackFacts:
     """A verified pack and the digest of its manifest file."""
@@ -284,13 +285,13 @@ class _PackFacts:
         """A statement about the manifest."""
         return statement_of(MANIFEST, self.sha256, predicate_type, predicate)
 
-# %% ../../nbs/operations/13a_attest.ipynb #254967e8
+# %% ../../nbs/operations/13a_attest.ipynb #8e1abcb2
 def _pack_verdict(facts: _PackFacts, when: str) -> dict:
     """The statement that a pack answers every question that is asked of one."""
     verifier = {"id": f"{PROJECT}/pack-verifier/v1", "policies": []}
     return facts.statement(VERDICT_TYPE, {"verifier": verifier, "timeCreated": when, "properties": ["SEG1A_PACK_VERIFIED"]})
 
-# %% ../../nbs/operations/13a_attest.ipynb #6c4945dd
+# %% ../../nbs/operations/13a_attest.ipynb #d45d7a73
 def _pack_origin(facts: _PackFacts, when: str) -> dict:
     """The statement of what a pack was put together from. `when` is not used: its time is in the manifest."""
     artefacts = [_dependency(a.path, a.sha256) | {"annotations": {"version": a.version, "role": a.role, "licence": a.licence}} for a in facts.manifest.artefacts]
@@ -299,16 +300,16 @@ def _pack_origin(facts: _PackFacts, when: str) -> dict:
                             "resolvedDependencies": artefacts},
         "runDetails": {"builder": {"id": f"{PROJECT}/pack-builder/v1"}, "metadata": {"finishedOn": facts.manifest.created_utc}}})
 
-# %% ../../nbs/operations/13a_attest.ipynb #6a3e58c3
+# %% ../../nbs/operations/13a_attest.ipynb #a7864636
 _PACK_STATEMENTS = {"verdict": _pack_verdict, "origin": _pack_origin}
 
-# %% ../../nbs/operations/13a_attest.ipynb #56ae63b1
+# %% ../../nbs/operations/13a_attest.ipynb #e18a6109
 def _pack_facts(pack: Path) -> _PackFacts:
     """The facts of a pack; errors of `verify_pack`."""
     manifest = verify_pack(pack)
     return _PackFacts(manifest, file_digest(pack / MANIFEST)[0])
 
-# %% ../../nbs/operations/13a_attest.ipynb #408852a0
+# %% ../../nbs/operations/13a_attest.ipynb #0a625638
 def statements_of_pack(pack: str | os.PathLike, when: int) -> dict[str, dict]:
     """`{"verdict": …, "origin": …}`: the in-toto statements about a pack, which is verified first; `when` in ns since 1970.
 
@@ -316,7 +317,7 @@ def statements_of_pack(pack: str | os.PathLike, when: int) -> dict[str, dict]:
     facts = _pack_facts(Path(pack))
     return {kind: make(facts, utc_text(when)) for kind, make in _PACK_STATEMENTS.items()}
 
-# %% ../../nbs/operations/13a_attest.ipynb #5912839a
+# %% ../../nbs/operations/13a_attest.ipynb #5b8a3339
 def verify_pack_signature(pack: str | os.PathLike, public_key_file: str | os.PathLike, envelopes: Mapping[str, bytes]) -> dict[str, dict]:
     """The statements about a pack, when both are signed with the key and are about this pack, and the pack itself verifies.
 
