@@ -160,7 +160,7 @@ def image(checkout, small_pack, place) -> Path:
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     for path in image.rglob("*"):
         os.utime(path, (1_767_225_600, 1_767_225_600), follow_symlinks=False)
-    warm = ["run", "--pack", small_pack, "--output-dir", place / "warm", "--seed", "1", "--s3-priors", "--s3-integerisation", "--s3-sequencing", "--quiet"]
+    warm = ["run", "--pack", small_pack, "--output-dir", place / "warm", "--seed", "1", "--s3-priors", "--s3-integerisation", "--s3-sequencing", "--no-notebooks", "--quiet"]
     subprocess.run([image / "venv/bin/python", "-m", "seg1a", *warm], check=True, cwd=place, env=os.environ | {"NUMBA_CACHE_DIR": str(image / "kernels"), "PYTHONDONTWRITEBYTECODE": "1"})
     (image / "deploy").mkdir()
     shutil.copy(checkout / "deploy" / "bootstrap", image / "deploy")
