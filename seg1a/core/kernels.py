@@ -19,6 +19,7 @@ from pathlib import Path
 import numba
 
 # %% ../../nbs/core/03_kernels.ipynb #09c84ff9
+from .cache import cache_root
 from .encoding import uer
 from .lineage import package_root
 
@@ -65,11 +66,9 @@ def kernel_digest(path: str | os.PathLike) -> str:
 
 # %% ../../nbs/core/03_kernels.ipynb #a4e67e2a
 def _cache_root() -> Path:
-    "The folder for everything that can be made again."
-    env = os.environ
-    if chosen := env.get("NUMBA_CACHE_DIR") or env.get("SEG1A_CACHE_DIR"):
-        return Path(chosen)
-    return Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seg1a"
+    "The folder for compiled kernels: numba's own setting before that of the package."
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    return Path(chosen) if chosen else cache_root()
 
 
 @cache
