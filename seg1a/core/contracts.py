@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEMA_DOCUMENTS', 'DICTIONARY', 'REGISTRY', 'DOCUMENTS', 'ARROW_TYPES', 'TOKEN_PATTERNS', 'contracts_path',
-           'DatasetRecord', 'StreamRecord', 'ArtefactRecord', 'Contracts', 'contracts']
+           'DatasetRecord', 'StreamRecord', 'ArtefactRecord', 'Contracts', 'contracts', 'prepare']
 
 # %% ../../nbs/core/12_contracts.ipynb #b7fe76f0
 import hashlib
@@ -404,3 +404,14 @@ def _document_problems(c: Contracts, id: str, name: str, data: bytes) -> list[st
 def contracts() -> Contracts:
     "The contracts of this package, one object a process."
     return Contracts()
+
+# %% ../../nbs/core/12_contracts.ipynb #41979103
+def prepare() -> None:
+    "Read the five documents and resolve the row schemas and tables, so that whoever asks next need not wait."
+    c = contracts()
+    for id, record in c.datasets().items():
+        if record.schema_ref is not None:
+            c.row_validator(id)
+        if record.format == "parquet":
+            c.arrow_schema(id)
+    c.streams(), c.artefacts(), c.identify("")
