@@ -10,6 +10,7 @@ import io
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 # %% ../../nbs/core/19_figures.ipynb #7157ffea
 STYLE = {
@@ -37,10 +38,22 @@ def new_figure(columns: int = 1, width: float = 7.0, height: float = 2.6):
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(1, columns)
 
+# %% ../../nbs/core/19_figures.ipynb #ce19aabb
+def _plain_log_axes(figure: Figure) -> None:
+    """Plain labels for every logarithmic axis of a figure."""
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "log":
+                low, high = sorted(axis.get_view_interval())
+                axis.set_major_locator(LogLocator(subs=(1.0,) if high >= 100.0 * low else (1.0, 2.0, 5.0)))
+                axis.set_minor_locator(NullLocator())
+                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1.0 else f"{value:g}"))
+
 # %% ../../nbs/core/19_figures.ipynb #f62e3c0f
 def svg_text(figure: Figure) -> str:
     """The figure as SVG text: a pure function of what was drawn."""
     buffer = io.StringIO()
+    _plain_log_axes(figure)
     with matplotlib.rc_context(matplotlib.rcParamsDefault | STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()

@@ -126,16 +126,21 @@ def check_parameters(notebook: Path, parameters: dict) -> None:
                              notebook=notebook.name, name=name, expected=declared[name])
 
 # %% ../../nbs/operations/00_audit.ipynb #9f6297fe
-def _engine(kernel):
-    """A papermill engine bound to a started kernel."""
+def _engine(kernel, raw: Path):
+    """A papermill engine bound to a started kernel; what came before a failure is written to `raw`."""
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import Engine
+    from papermill.iorw import write_ipynb
 
     class StartedKernelEngine(Engine):
         @classmethod
         def execute_managed_notebook(cls, nb_man, kernel_name, log_output=False, start_timeout=120, execution_timeout=None, **ignored):
-            client = PapermillNotebookClient(nb_man, km=kernel.manager, timeout=execution_timeout, startup_timeout=start_timeout, log_output=False)
-            return client.execute(cleanup_kc=True)
+            client = PapermillNotebookClient(nb_man, km=kernel.manager, timeout=execution_timeout, startup_timeout=start_timeout, log_output=False, shutdown_kernel="immediate")
+            try:
+                return client.execute(cleanup_kc=True)
+            except Exception:
+                write_ipynb(nb_man.nb, str(raw))
+                raise
 
     return StartedKernelEngine
 
@@ -152,10 +157,11 @@ def execute_notebook(notebook: Path, parameters: dict, kernel: "StateKernel", ra
     from papermill.engines import papermill_engines
     from papermill.exceptions import PapermillExecutionError
 
-    papermill_engines.register("seg1a", _engine(kernel))
+    papermill_engines.register("seg1a", _engine(kernel, raw))
     where = {"notebook": notebook.name}
     try:
-        papermill_execute(str(notebook), str(raw), parameters=parameters, engine_name="seg1a", kernel_name="python3", progress_bar=False, execution_timeout=timeout)
+        papermill_execute(str(notebook), str(raw), parameters=parameters, engine_name="seg1a", kernel_name="python3", progress_bar=False, execution_timeout=timeout,
+                          request_save_on_cell_execute=False)
     except PapermillExecutionError as error:
         raise Seg1aError("E_NOTEBOOK_CELL", f"a cell of {notebook.name} failed: {error.ename}: {error.evalue}", **where, ename=error.ename, evalue=error.evalue) from error
     except CellTimeoutError as error:

@@ -8,6 +8,7 @@ __all__ = ['ZygoteProvisioner', 'PromptClient', 'StateKernel', 'start_kernel']
 # %% ../../nbs/operations/00b_kernel.ipynb #39c112a4
 import asyncio
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -37,6 +38,11 @@ class ZygoteProvisioner(LocalProvisioner):
         self.process = self.zygote.start(self.module, Path(self.parent.connection_file), options["env"])
         self.cwd = options["cwd"]
         return self.connection_info
+
+    async def send_signal(self, signum: int) -> None:
+        """Send a signal. An interrupt is not sent: the manager sends one before it ends a kernel, and a kernel that is about to be killed need not complain about it."""
+        if signum != signal.SIGINT:
+            await super().send_signal(signum)
 
     async def kill(self, restart: bool = False) -> None:
         """Kill the kernel; most often it has ended when this returns, which spares the manager a round of waiting."""
@@ -100,7 +106,6 @@ class StateKernel:
     def stop(self) -> None:
         """End the kernel, if it still lives, and remove its folder."""
         if self.manager.has_kernel:
-            run_sync(self.manager.provisioner.kill)()  # the manager would interrupt it first, which a kernel complains about
             run_sync(self.manager.shutdown_kernel)(now=True)
         run_sync(self.manager.cleanup_resources)()
         shutil.rmtree(self.folder, ignore_errors=True)
