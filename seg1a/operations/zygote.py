@@ -161,6 +161,7 @@ class _Nursery(_Nest):
         """Make what the kernel needs ready, fork, tell the runner the child's pid."""
         while order["module"] in self.waiting:
             prepare(self.waiting.popleft())
+        prepare(order["module"])
         zygote, fork = os.getpid(), may_fork()
         gc.freeze()  # a collection in the child then leaves shared pages alone
         if (pid := os.fork()) == 0:
