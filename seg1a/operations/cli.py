@@ -224,10 +224,17 @@ def run_command(arguments: argparse.Namespace, command_line: list[str]) -> int:
     """`seg1a run`."""
     _check_run_arguments(arguments)
     progress = _stderr_progress(arguments.quiet)
-    request = _request(arguments, _pack_for(arguments, progress), command_line)
-    from seg1a.operations.pipeline import run_pipeline
+    from seg1a.operations.zygote import PREPARATIONS, Zygote
 
-    summary = run_pipeline(request, progress)
+    zygote = Zygote(PREPARATIONS) if arguments.notebooks else None  # it imports while the pack is verified
+    try:
+        request = _request(arguments, _pack_for(arguments, progress), command_line)
+        from seg1a.operations.pipeline import run_pipeline
+
+        summary = run_pipeline(request, progress, zygote)
+    finally:
+        if zygote is not None:
+            zygote.close()
     if arguments.result_json is not None:
         from seg1a.core.encoding import pretty_json
         from seg1a.core.run import atomic_bytes
