@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from importlib.metadata import distributions
 from pathlib import Path
 
 from .. import __version__
@@ -44,6 +45,7 @@ class RunRequest:
     workers: int = field(default_factory=worker_count)
     expect_parameter_hash: str | None = None
     expect_manifest_fingerprint: str | None = None
+    artefact_version: str | None = None
     state_timeout: float | None = None
     command_line: tuple[str, ...] = ()
 
@@ -56,7 +58,8 @@ class RunRequest:
         return {
             "output_dir": str(self.output_dir.absolute()), "pack": str(self.pack.absolute()), "seed": self.seed, "git_commit": self.git_commit,
             "start_time_ns": self.start_time_ns, "options": self.options.sealed() | {"s4_validation_output": self.options.s4_validation_output},
-            "expect_parameter_hash": self.expect_parameter_hash, "expect_manifest_fingerprint": self.expect_manifest_fingerprint, "handoff": str(handoff),
+            "expect_parameter_hash": self.expect_parameter_hash, "expect_manifest_fingerprint": self.expect_manifest_fingerprint,
+            "artefact_version": self.artefact_version, "handoff": str(handoff),
         }
 
 # %% ../../nbs/operations/02_pipeline.ipynb #d6448f16
@@ -259,7 +262,8 @@ def write_telemetry(execution: Execution) -> None:
     """`logs/telemetry/execution_stamp.json` and `run_environ.json`: host facts, never sealed (R3, R19)."""
     folder = execution.root / "logs" / "telemetry"
     environ = {"hostname": platform.node(), "platform": platform.platform(), "python": sys.version, "libc": " ".join(platform.libc_ver()),
-               "build_commit": execution.request.git_commit, "code_digest": code_digest()}
+               "build_commit": execution.request.git_commit, "code_digest": code_digest(),
+               "packages": {package.name: package.version for package in sorted(distributions(), key=lambda package: package.name)}}
     stamp = {"argv": list(execution.request.command_line), "workers": execution.request.workers, "output_dir": str(execution.request.output_dir), "pack": str(execution.request.pack.absolute()),
              "seconds": _rounded(execution.seconds), "state_seconds": _rounded(execution.own_seconds)}
     for name, document in (("run_environ.json", environ), ("execution_stamp.json", stamp)):

@@ -27,7 +27,7 @@ from ..core.errors import Seg1aError
 from ..core.events import audit_row
 from ..core.findings import Report
 from ..core.gates import publish_state_bundle
-from ..core.lineage import FileDigest, code_digest, free_run_id, git_bytes, manifest_fingerprint, parameter_hash, run_id
+from ..core.lineage import FileDigest, code_digest, free_run_id, git_bytes, lock_digest, manifest_fingerprint, parameter_hash, run_id
 from ..core.numerics import attestation
 from ..core.run import Lineage, Options, Run, atomic_bytes, claim_run_root, record_failure, unsealed_lineage
 from ..core.shards import Shard, map_shards, shard_ranges, worker_count
@@ -56,6 +56,7 @@ class FoundationsRequest:
     expect_parameter_hash: str | None
     expect_manifest_fingerprint: str | None
     handoff: Path
+    artefact_version: str | None = None
 
 
 def read_request(path: str | Path) -> FoundationsRequest:
@@ -287,7 +288,8 @@ def bundle_documents(run: Run, request: FoundationsRequest, manifest: PackManife
     names, count = sorted(digest.name for digest in seal.parameters), len(seal.artefacts)
     hashes = {"parameter_hash": seal.parameter_hash, "manifest_fingerprint": seal.manifest_fingerprint}
     flags = run.options.sealed() | {"seed": run.lineage.seed, "git_commit": run.git_commit, "start_time_ns": request.start_time_ns,
-                                    "expect_parameter_hash": request.expect_parameter_hash, "expect_manifest_fingerprint": request.expect_manifest_fingerprint}
+                                    "expect_parameter_hash": request.expect_parameter_hash, "expect_manifest_fingerprint": request.expect_manifest_fingerprint,
+                                    "artefact_version": request.artefact_version}
     who = {"seed": run.lineage.seed, "run_id": run.lineage.run_id} | hashes
     documents = {
         "MANIFEST.json": who | {"version": "1A.validation.v1", "git_commit_hex": git, "artifact_count": count, "math_profile_id": attest["math_profile_id"],
@@ -297,7 +299,8 @@ def bundle_documents(run: Run, request: FoundationsRequest, manifest: PackManife
         "manifest_fingerprint_resolved.json": hashes | {"git_commit_hex": git, "artifact_count": count},
         "execution_stamp.json": who | {"parameter_files": {digest.name: digest.sha256 for digest in seal.parameters}, "git_commit_hex": git, "start_ns": run.lineage.start_time_ns,
                                        "pack_version": manifest.pack_version, "pack_manifest_sha256": manifest.sha256, "checksums_sha256": manifest.checksums_sha256,
-                                       "package_version": __version__, "code_digest": code_digest(), "cli_flags": flags},
+                                       "artefact_versions": {artefact.name: artefact.version for artefact in manifest.artefacts},
+                                       "package_version": __version__, "code_digest": code_digest(), "lock_sha256": lock_digest(), "cli_flags": flags},
     }
     by_name = sorted(seal.parameters, key=lambda digest: digest.name)
     listed = sorted(seal.artefacts, key=lambda pair: pair[0].name)
