@@ -10,7 +10,7 @@ __all__ = ['COUNTERS', 'BLOCK', 'LONGEST_ROW', 'stream_record', 'event_program',
 # %% ../../nbs/core/16_event_rows.ipynb #d2e36075
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
@@ -130,24 +130,24 @@ def line_blocks(path: Path) -> Iterator[np.ndarray]:
         yield room[:held]
 
 # %% ../../nbs/core/16_event_rows.ipynb #c268e190
-def read_event_part(run: Run, stream_id: str, shard_index: int) -> dict[str, np.ndarray]:
-    """The columns of a part, as `write_event_part` takes them; a part that does not exist has no rows.
+def read_event_part(run: Run, stream_id: str, shard_index: int, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """The columns of a part, as `write_event_part` takes them, all or those called `names`; a part that does not exist has no rows.
 
     `E_RNG_ENVELOPE` names file and row (from 0) of the first row that this run's writer could not have written, its lineage
-    included; `E_BUNDLE_INCOMPLETE` when the file cannot be read."""
+    and the columns that nobody asked for included; `E_BUNDLE_INCOMPLETE` when the file cannot be read."""
     program, path = event_program(stream_id, run.lineage), part_path(run, stream_id, shard_index)
-    parts, rows = [parse_rows(program, b"")[0]], 0
+    parts, rows = [parse_rows(program, b"", names=names)[0]], 0
     try:
         for block in line_blocks(path) if path.exists() else ():
-            columns, bad = parse_rows(program, block, thread_buffer("read"))
+            columns, bad = parse_rows(program, block, thread_buffer("read"), names)
             if bad >= 0:
                 raise Seg1aError("E_RNG_ENVELOPE", f"{run.relative(path)}: row {rows + bad} is not a {stream_id} event of this run",
                                  file=run.relative(path), row=rows + bad)
-            rows += len(columns["merchant_id"])
+            rows += len(next(iter(columns.values())))
             parts.append(columns)
     except OSError as error:
         raise Seg1aError("E_BUNDLE_INCOMPLETE", f"{path.name} cannot be read: {error.strerror}", path=run.relative(path), errno=error.errno) from error
-    return {name: np.concatenate([part[name] for part in parts]) for name in program.names}
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 # %% ../../nbs/core/16_event_rows.ipynb #d9718577
 def event_parts(run: Run, stream_id: str) -> list[tuple[int, Path]]:
