@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from run_support import FLAGS, LANES, run_root
 
 # A slow machine is no failure, and a build that was green stays green until something changes.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
@@ -49,3 +50,45 @@ def small_pack(tmp_path_factory) -> Path:
 def sharded_pack(tmp_path_factory) -> Path:
     """A pack of 70 000 merchants: three shards, so that the number of workers can matter."""
     return _built_pack(tmp_path_factory.mktemp("packs") / "sharded", 70_000)
+
+
+@pytest.fixture(scope="session")
+def in_process_run(seg1a, sharded_pack, tmp_path_factory) -> Path:
+    """The root of a run without notebooks, by one worker, with every setting as it is: what other runs are compared with."""
+    return run_root(seg1a("run", "--pack", sharded_pack, "--output-dir", tmp_path_factory.mktemp("in-process"), "--no-notebooks", "--workers", "1", *FLAGS, *LANES))
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory):
+    """A real S3 server on the loopback interface, for the whole session."""
+    from store_support import S3Server
+
+    server = S3Server(tmp_path_factory.mktemp("s3"))
+    try:
+        server.wait()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(params=["file", "s3"])
+def places(request, tmp_path, monkeypatch):
+    """Places of both kinds: what holds in a bucket holds in a folder."""
+    from store_support import Places
+
+    server = request.getfixturevalue("s3_server") if request.param == "s3" else None
+    for name, value in (server.environment() if server else {}).items():
+        monkeypatch.setenv(name, value)
+    return Places(request.param, tmp_path, server)
+
+
+@pytest.fixture(scope="session")
+def passed_run(small_pack, tmp_path_factory) -> Path:
+    """The root of a run of 400 merchants that passed; its seed is beyond 2^63. Read only."""
+    from seg1a.core.run import Options
+    from seg1a.operations.pipeline import RunRequest, run_pipeline
+
+    request = RunRequest(small_pack, tmp_path_factory.mktemp("passed"), 2**63 + 7, "ab" * 20, 1_700_000_000_000_000_000, Options(notebooks=False))
+    summary = run_pipeline(request)
+    assert summary["gate"]["status"] == "PASS", summary["run"]["failure"]
+    return Path(summary["output_dir"])

@@ -130,15 +130,18 @@ def line_blocks(path: Path) -> Iterator[np.ndarray]:
         yield room[:held]
 
 # %% ../../nbs/core/16_event_rows.ipynb #c268e190
-def read_event_part(run: Run, stream_id: str, shard_index: int, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+def read_event_part(run: Run, stream_id: str, shard_index: int, names: Sequence[str] | None = None, digest=None) -> dict[str, np.ndarray]:
     """The columns of a part, as `write_event_part` takes them, all or those called `names`; a part that does not exist has no rows.
 
+    `digest`: a running hash of `hashlib` that is given every byte of the file on the way, so that nobody has to read it again.
     `E_RNG_ENVELOPE` names file and row (from 0) of the first row that this run's writer could not have written, its lineage
     and the columns that nobody asked for included; `E_BUNDLE_INCOMPLETE` when the file cannot be read."""
     program, path = event_program(stream_id, run.lineage), part_path(run, stream_id, shard_index)
     parts, rows = [parse_rows(program, b"", names=names)[0]], 0
     try:
         for block in line_blocks(path) if path.exists() else ():
+            if digest is not None:
+                digest.update(block)
             columns, bad = parse_rows(program, block, thread_buffer("read"), names)
             if bad >= 0:
                 raise Seg1aError("E_RNG_ENVELOPE", f"{run.relative(path)}: row {rows + bad} is not a {stream_id} event of this run",

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RUN_ID_CANDIDATES', 'FileDigest', 'digest_file', 'parameter_hash', 'git_bytes', 'manifest_fingerprint', 'run_id',
-           'free_run_id', 'merchant_u64', 'master_material', 'root_key_counter', 'package_root', 'code_digest']
+           'free_run_id', 'merchant_u64', 'master_material', 'root_key_counter', 'package_root', 'code_digest',
+           'lock_digest']
 
 # %% ../../nbs/core/02_lineage.ipynb #a2d245be
 import hashlib
@@ -18,7 +19,7 @@ from pathlib import Path
 
 # %% ../../nbs/core/02_lineage.ipynb #f721c600
 from .data_files import DataReader
-from .encoding import low64, uer
+from .encoding import low64, read_yaml, uer
 from .errors import Seg1aError
 
 # %% ../../nbs/core/02_lineage.ipynb #b899b96e
@@ -157,3 +158,10 @@ def code_digest() -> str:
         if not any(part.startswith((".", "__pycache__")) for part in relative.split("/")):
             digest.update(uer(relative) + hashlib.sha256(files[relative].read_bytes()).digest())
     return digest.hexdigest()
+
+# %% ../../nbs/core/02_lineage.ipynb #243621c1
+@cache
+def lock_digest() -> str:
+    "hex64 of the `requirements/lock.txt` that belongs to this version of the package."
+    path = package_root() / "core" / "contracts" / "lock.yaml"
+    return read_yaml(path.read_bytes(), path.name)["lock_sha256"]

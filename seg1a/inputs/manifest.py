@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['PACK_FORMAT', 'MANIFEST', 'CHECKSUMS', 'ROLES', 'Progress', 'PackArtefact', 'PackManifest', 'checksums_text',
-           'read_manifest', 'path_problem', 'verify_pack', 'pack_parameter_hash']
+           'read_manifest', 'path_problem', 'check_listing', 'verify_pack', 'pack_parameter_hash']
 
 # %% ../../nbs/inputs/00_manifest.ipynb #9589da34
 import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -215,13 +215,17 @@ def _check_sets(manifest: PackManifest, listed: Iterable[str], on_disk: Iterable
 _LARGE = 1 << 26  # bytes: below this nobody waits long enough to read a line
 
 
-def _check_bytes(manifest: PackManifest, listed: dict[str, str], sizes: dict[str, int], progress: Progress | None) -> None:
-    "Every size and every digest belongs to the bytes on disk."
+def _check_sizes(manifest: PackManifest, listed: Mapping[str, str], sizes: Mapping[str, int]) -> None:
+    "Every size is that of the file, and both index files give it one digest."
     for a in manifest.artefacts:
         if sizes[a.path] != a.size_bytes:
             raise _refusal("E_PACK_DIGEST", f"{a.path} has {sizes[a.path]} bytes, not {a.size_bytes}", a.path, a.size_bytes, sizes[a.path])
         if listed[a.path] != a.sha256:
             raise _refusal("E_PACK_DIGEST", f"{a.path}: the two index files give different digests", a.path, a.sha256, listed[a.path])
+
+
+def _check_bytes(manifest: PackManifest, progress: Progress | None) -> None:
+    "Every digest belongs to the bytes on disk."
     for a in manifest.artefacts:
         if progress is not None and a.size_bytes >= _LARGE:
             progress(f"checking {a.name} ({a.size_bytes / 1e6:,.0f} MB)")
@@ -270,9 +274,26 @@ def _governed_as(name: str) -> dict[str, object]:
         record = contracts().artefact(name)
     except Seg1aError:
         return {"role": "pinned_only", "in_parameter_hash": False, "required": False}
-    return {key: getattr(record, key) for key in ("role", "required", "in_parameter_hash", "in_manifest")}
+    return {key: getattr(record, key) for key in ("artefact_id", "role", "required", "in_parameter_hash", "in_manifest", "schema_ref")}
 
 # %% ../../nbs/inputs/00_manifest.ipynb #22cf77bc
+def check_listing(manifest: PackManifest, sizes: Mapping[str, int]) -> None:
+    """What can be said of a pack before one payload file is opened (S0 §2.1, steps 3, 4 and 6), wherever the files lie.
+
+    `sizes`: path -> bytes of every file there but the two index files, which lie in the manifest's folder. Raises `E_PACK_PATH`,
+    `E_PACK_FILE_SET`, `E_PACK_DIGEST`."""
+    _check_paths(a.path for a in manifest.artefacts)
+    _check_paths(sizes)
+    text = _index_bytes(manifest.root, CHECKSUMS, "E_PACK_FILE_SET")
+    listed = _listed_checksums(text)
+    _check_paths(listed)
+    _check_sets(manifest, listed, sizes)
+    _check_sizes(manifest, listed, sizes)
+    observed = hashlib.sha256(text).hexdigest()
+    if observed != manifest.checksums_sha256:
+        raise _refusal("E_PACK_DIGEST", f"{CHECKSUMS} is not the one that the manifest names", CHECKSUMS, manifest.checksums_sha256, observed)
+
+# %% ../../nbs/inputs/00_manifest.ipynb #a33fa6cd
 def verify_pack(pack: Path, progress: Progress | None = None) -> PackManifest:
     """The manifest of a pack that answers every question of S0 §2.1 (steps 2 to 8), looked at in place; nothing is written.
 
@@ -282,20 +303,12 @@ def verify_pack(pack: Path, progress: Progress | None = None) -> PackManifest:
     if not root.is_dir():
         raise _refusal("E_PACK_MANIFEST", f"{root} is not a folder", str(root), "a pack", "no folder")
     manifest = read_manifest(root)                                                  # 2
-    _check_paths(a.path for a in manifest.artefacts)                                # 3
-    sizes = _files_on_disk(root)
-    _check_paths(sizes)
-    text = _index_bytes(root, CHECKSUMS, "E_PACK_FILE_SET")
-    listed = _listed_checksums(text)
-    _check_paths(listed)
-    _check_sets(manifest, listed, sizes)                                            # 4
-    _check_bytes(manifest, listed, sizes, progress)                                 # 5
-    observed = hashlib.sha256(text).hexdigest()
-    if observed != manifest.checksums_sha256:                                       # 6
-        raise _refusal("E_PACK_DIGEST", f"{CHECKSUMS} is not the one that the manifest names", CHECKSUMS, manifest.checksums_sha256, observed)
+    _check_paths(a.path for a in manifest.artefacts)
+    check_listing(manifest, _files_on_disk(root))                                   # 3, 4, 6
+    _check_bytes(manifest, progress)                                                # 5
     _check_names(manifest)                                                          # 7
     _check_registry(manifest)                                                       # 8
-    _check_canonical(manifest, text)
+    _check_canonical(manifest, _index_bytes(root, CHECKSUMS, "E_PACK_FILE_SET"))
     return manifest
 
 # %% ../../nbs/inputs/00_manifest.ipynb #42b8d97f

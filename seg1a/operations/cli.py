@@ -83,7 +83,7 @@ _TABLE_FLAGS = {
 def _input_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `seg1a run` that name inputs."""
     inputs = parser.add_argument_group("inputs (the pack holds them all; each of the others replaces or adds one file)")
-    inputs.add_argument("--pack", type=Path, metavar="PATH", help="artefact pack (default: the dev pack of 10 000 merchants, built from the checkout into a cache)")
+    inputs.add_argument("--pack", metavar="PLACE", help="artefact pack: a folder, or file:// or s3://bucket/prefix, which is staged into OUTPUT/packs first (default: the dev pack of 10 000 merchants, built from the checkout into a cache)")
     for flag, name in _TABLE_FLAGS.items():
         inputs.add_argument("--" + flag.replace("_", "-"), type=Path, metavar="PATH", help=f"use this file as {name}")
     inputs.add_argument("--param", type=_named_path, action="append", default=[], metavar="NAME=PATH", help="use PATH as the governed parameter file NAME; repeatable")
@@ -101,7 +101,8 @@ def _place_flags(parser: argparse.ArgumentParser) -> None:
     place.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
 # %% ../../nbs/operations/03_cli.ipynb #4fe4844a
-_LATER = {"validate": "seg1a.operations.validate", "seal": "seg1a.operations.late_proof", "alerts": "seg1a.operations.alerts"}
+_LATER = {"validate": "seg1a.operations.validate", "seal": "seg1a.operations.late_proof", "alerts": "seg1a.operations.alerts",
+          **dict.fromkeys(("stage", "promote", "replay", "retain"), "seg1a.operations.cli_store")}
 _LIGHT = ("run", "verify", "pack")
 
 
@@ -125,8 +126,8 @@ def build_parser(command_line: list[str]) -> argparse.ArgumentParser:
     run = commands.add_parser("run", parents=[shared], help="run S0 to S4 on a pack and seal the result", description="Run S0 to S4 on a pack and seal the result. The last line of stdout is PASS, WITHHELD or FAIL.")
     for add in (_input_flags, _run_flags, _place_flags):
         add(run)
-    verify = commands.add_parser("verify", parents=[shared], help="check a run's seal: flag, indexes and every digest", description="Check a run's seal: flag, indexes and every digest. Exit status 0 for PASS, 1 for anything else.")
-    verify.add_argument("root", type=Path, help="run root, e.g. runs/dev/latest")
+    verify = commands.add_parser("verify", parents=[shared], help="check a run's seal: flag, indexes and every digest", description="Check a run's seal: flag, indexes and every digest; of a promoted run also its record. Exit status 0 for PASS, 1 for anything else.")
+    verify.add_argument("root", help="run root, e.g. runs/dev/latest, or a promoted run: a folder, file:// or s3://")
     _pack_commands(commands.add_parser("pack", help="build and verify artefact packs"), shared)
     for name in _commands_to_import(command_line):
         getattr(importlib.import_module(_LATER[name]), f"add_{name}_parser")(commands, shared)
@@ -179,6 +180,15 @@ def _stderr_progress(quiet: bool):
     """A callable that prints a line of progress to stderr, or says nothing."""
     return (lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr, flush=True))
 
+# %% ../../nbs/operations/03_cli.ipynb #f27275c2
+def _fetched(arguments: argparse.Namespace, progress) -> Path:
+    """The folder of the pack that `--pack` names; what is no folder is staged beside the runs first."""
+    if "://" not in arguments.pack:
+        return Path(arguments.pack)
+    from seg1a.operations.stage import stage
+
+    return stage(arguments.pack, arguments.output_dir / "packs", arguments.artefact_version, progress)
+
 # %% ../../nbs/operations/03_cli.ipynb #ff328207
 def _pack_for(arguments: argparse.Namespace, progress) -> Path:
     """The verified pack that the run uses: as given, or the dev pack, or either with files laid over it."""
@@ -186,7 +196,7 @@ def _pack_for(arguments: argparse.Namespace, progress) -> Path:
     from seg1a.inputs.pack import dev_pack, overlay_digest, overlay_pack
 
     try:
-        pack = arguments.pack if arguments.pack is not None else dev_pack(progress=progress)
+        pack = _fetched(arguments, progress) if arguments.pack is not None else dev_pack(progress=progress)
     except StagingError as error:
         if error.code != "E_PACK_SOURCE":
             raise
@@ -215,7 +225,7 @@ def _request(arguments: argparse.Namespace, pack: Path, command_line: list[str])
     return RunRequest(
         pack=pack, output_dir=arguments.output_dir, seed=arguments.seed, git_commit=arguments.git_commit or default_commit(),
         start_time_ns=time.time_ns() if arguments.start_time_ns is None else arguments.start_time_ns, options=options,
-        workers=arguments.workers or worker_count(), expect_parameter_hash=arguments.expect_parameter_hash,
+        artefact_version=arguments.artefact_version, workers=arguments.workers or worker_count(), expect_parameter_hash=arguments.expect_parameter_hash,
         expect_manifest_fingerprint=arguments.expect_manifest_fingerprint, state_timeout=arguments.state_timeout, command_line=tuple(command_line),
     )
 
@@ -224,10 +234,17 @@ def run_command(arguments: argparse.Namespace, command_line: list[str]) -> int:
     """`seg1a run`."""
     _check_run_arguments(arguments)
     progress = _stderr_progress(arguments.quiet)
-    request = _request(arguments, _pack_for(arguments, progress), command_line)
-    from seg1a.operations.pipeline import run_pipeline
+    from seg1a.operations.zygote import PREPARATIONS, Zygote
 
-    summary = run_pipeline(request, progress)
+    zygote = Zygote(PREPARATIONS) if arguments.notebooks else None  # it imports while the pack is verified
+    try:
+        request = _request(arguments, _pack_for(arguments, progress), command_line)
+        from seg1a.operations.pipeline import run_pipeline
+
+        summary = run_pipeline(request, progress, zygote)
+    finally:
+        if zygote is not None:
+            zygote.close()
     if arguments.result_json is not None:
         from seg1a.core.encoding import pretty_json
         from seg1a.core.run import atomic_bytes
@@ -246,16 +263,28 @@ def run_command(arguments: argparse.Namespace, command_line: list[str]) -> int:
     return summary["run"]["exit_code"]
 
 # %% ../../nbs/operations/03_cli.ipynb #45fb8289
-def verify_command(arguments: argparse.Namespace) -> int:
-    """`seg1a verify ROOT`: exit 0 for PASS, 1 for anything else."""
+def _verdict_on(place: str):
+    """The verdict on a run root, or on a promoted run wherever it is. E_ROOT_NOT_FOUND when there is neither."""
     from seg1a.core.gates import verify_bundle
+    from seg1a.operations.promoted import RECORD, verify_promoted
+    from seg1a.operations.store import is_remote, open_store
 
-    if not (arguments.root / "run_root.json").exists():
-        raise UsageError("E_ROOT_NOT_FOUND", f"{arguments.root} is no run root: it has no run_root.json")
-    verdict = verify_bundle(arguments.root)
+    store = open_store(place)
+    if is_remote(place) or (store.folder / RECORD).exists() or store.folder.parent.name.startswith("seed="):
+        return verify_promoted(store)
+    if not (store.folder / "run_root.json").exists():
+        raise UsageError("E_ROOT_NOT_FOUND", f"{place} is no run root: it has no run_root.json")
+    return verify_bundle(store.folder)
+
+# %% ../../nbs/operations/03_cli.ipynb #608cfbf9
+def verify_command(arguments: argparse.Namespace) -> int:
+    """`seg1a verify PLACE`: exit 0 for PASS, 1 for anything else."""
+    verdict = _verdict_on(arguments.root)
+    if expired := getattr(verdict, "expired", ()):
+        print(f"seg1a: {len(expired)} files were deleted when their term had ended (retention_log.jsonl)", file=sys.stderr)
     if arguments.json:
         problems = [{"kind": p.kind, "path": p.path, "message": p.message} for p in verdict.problems]
-        print(json.dumps({"passed": verdict.passed, "flag_sha256_hex": verdict.flag, "files": verdict.files, "size_bytes": verdict.size_bytes, "problems": problems}, sort_keys=True))
+        print(json.dumps({"passed": verdict.passed, "flag_sha256_hex": verdict.flag, "files": verdict.files, "size_bytes": verdict.size_bytes, "expired": list(expired), "problems": problems}, sort_keys=True))
     for problem in verdict.problems[:20]:
         print(f"seg1a: {problem.kind}: {problem.message}", file=sys.stderr)
     if len(verdict.problems) > 20:
@@ -301,7 +330,7 @@ def main(command_line: list[str] | None = None) -> int:
         if remedy := error.remedy:
             print(f"seg1a: {remedy}", file=sys.stderr)
         print(f"FAIL {error.code} {error.message}")
-        return 2 if isinstance(error, UsageError) else error.exit_status
+        return 2 if isinstance(error, (UsageError, StagingError)) else error.exit_status
     except BrokenPipeError:  # the reader of our output went away: nothing to report to
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

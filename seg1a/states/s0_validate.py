@@ -26,7 +26,7 @@ from ..core.lineage import FileDigest, digest_file, git_bytes, manifest_fingerpr
 from ..core.numerics import attestation
 from ..core.run import Run, SealedInputs
 from ..inputs.manifest import read_manifest
-from .s0_recompute import Recomputed, TableScan, expected_tables, recompute, sample_rows, scan_table, second_opinion, shape_findings, table_metrics, table_warnings
+from .s0_recompute import Recomputed, TableScan, recompute, sample_rows, scan_table, second_opinions, shape_findings, table_metrics, table_names, table_warnings
 
 # %% ../../nbs/states/05_s0_validate.ipynb #99af1d51
 @dataclass(frozen=True)
@@ -87,13 +87,13 @@ class OpenedEvidence(Evidence):
 
     @cached_property
     def recomputed(self) -> Recomputed:
-        """Every column of S0, from the sealed inputs."""
-        return recompute(self.inputs)
+        """The universe and every table of lookups, from the sealed inputs."""
+        return recompute(self.inputs, self.run.workers)
 
     @cached_property
     def scans(self) -> dict[str, TableScan]:
         """dataset id → the reading of that table."""
-        return {table.dataset_id: scan_table(self.run, table) for table in expected_tables(self.recomputed, self.run.options.diagnostics)}
+        return {name: scan_table(self.run, self.recomputed, name) for name in table_names(self.run.options.diagnostics)}
 
 # %% ../../nbs/states/05_s0_validate.ipynb #a443d23b
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def table_form(evidence: OpenedEvidence) -> tuple[int, list[Finding], int]:
 def dense_design(evidence: OpenedEvidence) -> tuple[int, list[Finding], int]:
     """V7: shapes of the coefficient lists (no leakage), and a second opinion on one merchant in a thousand."""
     found, rows = evidence.recomputed, sample_rows(len(evidence.recomputed.universe))
-    return _answer(len(rows), [*shape_findings(found), *(finding for row in rows for finding in second_opinion(found, row))])
+    return _answer(len(rows), [*shape_findings(found), *second_opinions(found, rows)])
 
 # %% ../../nbs/states/05_s0_validate.ipynb #d1520e63
 def numeric_attestation(evidence: OpenedEvidence) -> tuple[int, list[Finding], int]:

@@ -296,13 +296,22 @@ def _documents(run: Run, replay: _Replay, limits: Limits) -> dict[str, bytes]:
     return {name: pretty_json(document) for name, document in documents.items()} | lines
 
 # %% ../../nbs/states/46_s4_validate.ipynb #e04e5572
-def _state(run: Run, sources: Mapping, status: str, replay: _Replay | None, documents: Mapping[str, str]) -> bytes:
-    "The content of `state.json`."
-    return pretty_json({"version": STATE_VERSION, "lineage": lineage_record(run), "inputs": sources, "status": status, "documents": documents,
+_NO_INPUTS = pretty_json({"inputs": None})[2:-3]
+
+
+def _sources_text(sources: Mapping) -> bytes:
+    "The sources as the line, or lines, that they are in `state.json`."
+    return pretty_json({"inputs": sources})[2:-3]
+
+
+def _state(run: Run, sources: bytes, status: str, replay: _Replay | None, documents: Mapping[str, str]) -> bytes:
+    "The content of `state.json`; `sources` from `_sources_text`."
+    rest = pretty_json({"version": STATE_VERSION, "lineage": lineage_record(run), "inputs": None, "status": status, "documents": documents,
                         "merchants_done": replay.merchants if replay else 0, "last_merchant_id": replay.last_merchant if replay else None})
+    return rest.replace(_NO_INPUTS, sources, 1)
 
 # %% ../../nbs/states/46_s4_validate.ipynb #9288e393
-def _replayed(run: Run, inputs: Inputs, folder: Path, sources: Mapping, known_to: int) -> _Replay:
+def _replayed(run: Run, inputs: Inputs, folder: Path, sources: bytes, known_to: int) -> _Replay:
     "The sweep over all shards, from where an earlier one stood, or from nothing."
     def record(replay: _Replay | None) -> None:
         atomic_bytes(folder / "state.json", _state(run, sources, "running", replay, {}), replace=True)
@@ -319,17 +328,19 @@ def _replayed(run: Run, inputs: Inputs, folder: Path, sources: Mapping, known_to
 # %% ../../nbs/states/46_s4_validate.ipynb #efa09f6d
 def _work(run: Run, folder: Path) -> None:
     "Make W, or what is missing of it."
-    inputs, limits = read_s4(run), read_limits(run)
-    sources = input_digests(run, inputs, limits)
+    known = {}
+    inputs, limits = read_s4(run, known), read_limits(run)
+    sources = input_digests(run, inputs, limits, known)
     state = previous_state(run, folder, sources)
     if is_finished(state, folder):
         return
-    replay = _replayed(run, inputs, folder, sources, merchant_done(state, folder))
+    text = _sources_text(sources)
+    replay = _replayed(run, inputs, folder, text, merchant_done(state, folder))
     documents = _documents(run, replay, limits)
     for name, data in documents.items():
         atomic_bytes(folder / name, data, replace=True)
     status = "failed" if "failures.jsonl" in documents else "complete"
-    atomic_bytes(folder / "state.json", _state(run, sources, status, replay, document_digests(folder)), replace=True)
+    atomic_bytes(folder / "state.json", _state(run, text, status, replay, document_digests(folder)), replace=True)
 
 # %% ../../nbs/states/46_s4_validate.ipynb #02c92739
 def _refused(run: Run, folder: Path, error: Seg1aError) -> None:
