@@ -202,7 +202,7 @@ _DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, Overflo
 def _open_table(path: Path, dataset_id: str, code: str, dictionary: bool) -> pq.ParquetFile:
     "A Parquet file whose schema has been compared with the contract; closed tables also in column order and nullability."
     schema = contracts().arrow_schema(dataset_id)
-    texts = [f.name for f in schema if pa.types.is_string(f.type)] if dictionary else None
+    texts = [f.name + ".list.element" * pa.types.is_list(f.type) for f in schema if pa.types.is_string(f.type) or pa.types.is_list(f.type)] if dictionary else None
     closed = contracts().row_schema(dataset_id).get("additionalProperties") is False
     try:
         file = pq.ParquetFile(path, read_dictionary=texts, pre_buffer=False)
@@ -240,7 +240,7 @@ def read_parquet(path: Path, dataset_id: str, columns: Iterable[str] | None = No
                  dictionary: bool = False) -> Iterator[pa.Table]:
     """The row groups of a Parquet file, one table each, checked against the contract of `dataset_id`.
 
-    `columns`: those to read (default: the contract's), in that order; `dictionary`: text columns as dictionary arrays.
+    `columns`: those to read (default: the contract's), in that order; `dictionary`: texts, those in lists too, as dictionary arrays.
     Raises `code` for a wrong column, type or null, E_TABLE_MISSING, E_TABLE_UNREADABLE. Nothing is read before the first
     table is asked for.
     """

@@ -80,16 +80,16 @@ def _foreign_rows(run: Run, path: Path, names: Iterable[str]) -> tuple[dict[str,
 
 # %% ../../nbs/states/37_s3_inputs.ipynb #dc0c6957
 def read_events(run: Run, stream_id: str, names: tuple[str, ...]) -> tuple[dict[str, np.ndarray], set[int]]:
-    "(columns int64[n] over all parts, merchants with a foreign lineage) of a stream. `ERR_S3_AUTHORITY_MISSING` when a part cannot be read."
+    "(columns [n] over all parts, integers or booleans; merchants with a foreign lineage) of a stream. `ERR_S3_AUTHORITY_MISSING` when a part cannot be read."
     def one(part: tuple[int, Path]) -> tuple[list[np.ndarray], set[int]]:
         foreign = set()
         try:
-            columns = read_event_part(run, stream_id, part[0])
+            columns = read_event_part(run, stream_id, part[0], names)
         except Seg1aError as error:
             columns, foreign = _foreign_rows(run, part[1], names)
             if not foreign:
                 raise Seg1aError("ERR_S3_AUTHORITY_MISSING", error.message, file=run.relative(part[1]), reason=error.code) from error
-        return [np.asarray(columns[name]).astype(np.int64) for name in names], foreign
+        return [np.asarray(columns[name]) for name in names], foreign
 
     parts = list(map_shards(one, event_parts(run, stream_id), run.workers))
     arrays = zip(*(columns for columns, _ in parts)) if parts else [[np.empty(0, np.int64)]] * len(names)
@@ -98,10 +98,10 @@ def read_events(run: Run, stream_id: str, names: tuple[str, ...]) -> tuple[dict[
 # %% ../../nbs/states/37_s3_inputs.ipynb #e0a52fe0
 def rows_of(ids: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "(number of rows int64[m], place of one of them int64[m]) of each wanted id among `ids`, in any order; place 0 where there is none."
-    order = np.argsort(ids, kind="stable")
+    order = None if np.all(ids[1:] >= ids[:-1]) else np.argsort(ids, kind="stable")
     first, behind = np.searchsorted(ids, wanted, "left", order), np.searchsorted(ids, wanted, "right", order)
-    places = order[np.minimum(first, max(len(ids) - 1, 0))] if len(ids) else np.zeros(len(wanted), dtype=np.int64)
-    return behind - first, places
+    places = np.minimum(first, max(len(ids) - 1, 0))
+    return behind - first, places if order is None else order[places]
 
 # %% ../../nbs/states/37_s3_inputs.ipynb #c68edb2d
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['CHANNELS', 'MAX_NESTING', 'CHANNEL_CODES', 'Scope', 'Variable', 'Truth', 'Flag', 'Compare', 'Member', 'Tagged',
-           'Junction', 'country_code', 'country_text', 'Predicate', 'parse_predicate']
+           'Junction', 'country_code', 'country_text', 'ListColumn', 'Predicate', 'parse_predicate']
 
 # %% ../../nbs/states/30_s3_predicates.ipynb #e86105a1
 import operator
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -288,30 +289,34 @@ def _member(p: _Parser, start: _Token, left: Variable | int | str, negated: bool
 
 # %% ../../nbs/states/30_s3_predicates.ipynb #8cd52ca2
 _OPERATORS = {"==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+_Test = Callable[[Mapping], object]  # of a context
 
 
-def _holds(node, context: Mapping) -> bool:
-    "Truth of a tree in one context; total, and free of side effects."
-    def value(side):
-        return context[side.name] if isinstance(side, Variable) else side
+def _side(side: Variable | int | str) -> _Test:
+    "The value of one side of a comparison."
+    return operator.itemgetter(side.name) if isinstance(side, Variable) else lambda context: side
 
+
+def _test(node) -> _Test:
+    "The truth of a tree, as a function of one context; total, and free of side effects."
     match node:
         case Truth():
-            return node.value
+            return lambda context: node.value
         case Flag():
-            return bool(context[node.variable.name])
+            return lambda context: bool(context[node.variable.name])
         case Compare():
-            return _OPERATORS[node.op](value(node.left), value(node.right))
+            holds, left, right = _OPERATORS[node.op], _side(node.left), _side(node.right)
+            return lambda context: holds(left(context), right(context))
         case Member():
-            return (value(node.left) in node.values) is not node.negated
+            left = _side(node.left)
+            return lambda context: (left(context) in node.values) is not node.negated
         case Tagged():
-            return (node.tag in context[node.variable.name]) is not node.negated
-        case Junction(op="not"):
-            return not _holds(node.parts[0], context)
-        case Junction(op="and"):
-            return all(_holds(part, context) for part in node.parts)
-        case _:
-            return any(_holds(part, context) for part in node.parts)
+            return lambda context: (node.tag in context[node.variable.name]) is not node.negated
+    parts = [_test(part) for part in node.parts]
+    if node.op == "not":
+        return lambda context: not parts[0](context)
+    decided = node.op == "or"  # the truth of a part that ends the question
+    return lambda context: decided if any(bool(part(context)) is decided for part in parts) else not decided
 
 # %% ../../nbs/states/30_s3_predicates.ipynb #ebb84fad
 CHANNEL_CODES = {"CP": 0, "CNP": 1}
@@ -344,15 +349,38 @@ def _in_column(column: np.ndarray, values: frozenset, kind: str) -> np.ndarray:
     table[codes] = True
     return table[column]
 
+# %% ../../nbs/states/30_s3_predicates.ipynb #eb646f3f
+@dataclass(frozen=True, eq=False)
+class ListColumn:
+    "A column of text lists: the distinct ones, and the place of each element's list among them."
+
+    lists: Sequence[tuple[str, ...]]
+    index: np.ndarray  # int64[n]
+
+    @classmethod
+    def of(cls, lists: Iterable[tuple[str, ...]]) -> "ListColumn":
+        "The column of these lists, distinct ones in the order of their first appearance."
+        distinct = {}
+        index = np.array([distinct.setdefault(texts, len(distinct)) for texts in lists], dtype=np.int64)
+        return cls(list(distinct), index)
+
+    def has(self, text: str) -> np.ndarray:
+        "bool[n]: the element's list holds the text."
+        return np.array([text in texts for texts in self.lists] or [False], dtype=bool)[self.index]
+
 # %% ../../nbs/states/30_s3_predicates.ipynb #c2cb4a6a
-def _mask(node, columns: Mapping[str, np.ndarray], n: int) -> np.ndarray:
-    "Truth of a tree over merchant columns; no short circuit, since evaluation is total."
+def _mask(node, columns: Mapping[str, np.ndarray | ListColumn], n: int) -> np.ndarray:
+    "Truth of a tree over columns; no short circuit, since evaluation is total."
     def value(side):
         return columns[side.name] if isinstance(side, Variable) else _coded(side, node.kind)
 
     match node:
         case Truth():
             return np.full(n, node.value)
+        case Flag():
+            return columns[node.variable.name]
+        case Tagged():
+            return columns[node.variable.name].has(node.tag) ^ node.negated
         case Compare():
             return _OPERATORS[node.op](value(node.left), value(node.right))
         case Member(left=Variable()):
@@ -387,6 +415,10 @@ class Predicate:
     text: str = field(compare=False)
     tree: object
 
+    @cached_property
+    def _holds(self) -> _Test:
+        return _test(self.tree)
+
     @property
     def variables(self) -> frozenset[str]:
         "The names of the variables it reads (`N` counts as `n_outlets`)."
@@ -394,11 +426,11 @@ class Predicate:
 
     def holds(self, context: Mapping) -> bool:
         "Truth for one context: variable name -> int, `CP`/`CNP`, country text, bool, list of tags. Never fails."
-        return _holds(self.tree, context)
+        return self._holds(context)
 
-    def mask(self, columns: Mapping[str, np.ndarray], n: int) -> np.ndarray:
-        """Truth for `n` merchants, bool[n]. `columns`: `n_outlets`, `merchant_id` int64[n]; `mcc` integer[n]; `channel` 0 (CP) or 1 (CNP);
-        `home_country_iso` country codes. Only for predicates that read no candidate variable."""
+    def mask(self, columns: Mapping[str, np.ndarray | ListColumn], n: int) -> np.ndarray:
+        """Truth for `n` merchants or candidates, bool[n]. `columns`: `n_outlets`, `merchant_id`, `candidate_rank` int64[n]; `mcc` integer[n]; `channel`
+        0 (CP) or 1 (CNP); `home_country_iso`, `country_iso` country codes; `is_home` bool[n]; `filter_tags`, `merchant_tags` ListColumn."""
         return _mask(self.tree, columns, n)
 
     def leaves(self) -> list[tuple["Predicate", frozenset[str]]]:
