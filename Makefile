@@ -1,12 +1,13 @@
 # make run    set everything up and run S0-S4 on the dev pack, ending in a sealed PASS
 # make test   set everything up and pass all tests
+# make replay build the dev pack, run, promote to a local store, run again from the stamp, compare: the last line is EQUAL
 # make lock   resolve the dependencies again and write requirements/lock.txt
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 
-.PHONY: run test lock sync wheel clean
+.PHONY: run test replay lock sync wheel clean
 
 run: $(STAMP)
 	@$(BIN)/seg1a run --output-dir runs/dev --seed 1
@@ -14,6 +15,16 @@ run: $(STAMP)
 test: $(STAMP) sync
 	@$(BIN)/python tools/test_notebooks.py nbs
 	@$(BIN)/python -m pytest tests
+
+# The same path as in production, on a folder: stage, run, promote, replay. runs/replay is made anew each time.
+REPLAY := runs/replay
+replay: $(STAMP)
+	@rm -rf $(REPLAY)
+	@$(BIN)/seg1a pack build $(REPLAY)/artifacts/dev --merchants 10000
+	@$(BIN)/seg1a stage $(REPLAY)/artifacts/dev $(REPLAY)/inputs
+	@$(BIN)/seg1a run --pack $(REPLAY)/inputs/dev --output-dir $(REPLAY)/runs --seed 1
+	@$(BIN)/seg1a promote $(REPLAY)/runs/latest $(REPLAY)/promoted
+	@$(BIN)/seg1a replay $(REPLAY)/promoted/manifest_fingerprint=*/seed=1/run_id=* --pack $(REPLAY)/artifacts/dev
 
 sync: $(STAMP)
 	@$(BIN)/python tools/strip_notebooks.py --check nbs
