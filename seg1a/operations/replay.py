@@ -26,7 +26,7 @@ from ..core.tables import read_parquet
 from ..inputs.manifest import verify_pack
 from .late_proof import seal_late
 from .pipeline import RunRequest, run_pipeline
-from .promoted import Facts, PromotedVerdict, verify_promoted
+from .promoted import Facts, PromotedVerdict, record_facts, verify_promoted
 from .stage import stage
 from .store import Store, download, is_remote, open_store, read
 
