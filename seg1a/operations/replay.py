@@ -179,9 +179,14 @@ def _here(path: str, then: Mapping, now: Mapping) -> str:
     return path.replace(f"run_id={then['run_id']}", f"run_id={now['run_id']}").replace(f"manifest_fingerprint={then['manifest_fingerprint']}", f"manifest_fingerprint={now['manifest_fingerprint']}")
 
 # %% ../../nbs/operations/10_replay.ipynb #af5e67f3
+def _own(verdict: PromotedVerdict) -> Facts:
+    "What was found of the run itself; what lies beside it was not made by it."
+    return {path: verdict.found[path] for path in record_facts(verdict.record) if path in verdict.found}
+
+
 def _compare(store: Store, verdict: PromotedVerdict, root: Path, data_only: bool) -> Iterator[Difference]:
     "The differences between a promoted run and the one at `root`, in order; files that have expired are not missed."
-    facts, record = verdict.found, verdict.record
+    facts, record = _own(verdict), verdict.record
     now = read_json((root / "run_root.json").read_bytes(), "run_root.json")
     expected = {_here(path, record, now): path for path in _compared(facts, data_only)}
     there = {place.relative_to(root).as_posix() for place in root.rglob("*") if place.is_file()}
@@ -217,7 +222,7 @@ def replay(place: str | os.PathLike, pack: str | os.PathLike, output_dir: str | 
         root = _run_again(stamp, local, Path(output_dir or scratch / "runs"), workers, data_only, progress)
         progress("compare …")
         differences = tuple(_compare(store, verdict, root, data_only))
-        compared = _compared(verdict.found, data_only)
+        compared = _compared(_own(verdict), data_only)
         return Replay(os.fspath(place), differences, len(compared), sum(verdict.found[path][1] for path in compared), root)
 
 
