@@ -269,3 +269,14 @@ def test_the_memory_of_documents_is_bounded():
     for number in range(3 * encoding._MOST_READ):
         assert read_yaml(b"n: %d" % number, "x.yaml") == {"n": number}
     assert len(encoding._READ) <= encoding._MOST_READ
+
+
+def test_a_folder_is_read_ahead_and_what_is_refused_is_refused_again(tmp_path, monkeypatch):
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "good.yaml").write_bytes(b"ahead: 1103")
+    (tmp_path / "bad.yaml").write_bytes(b"a: 1\na: 2")
+    encoding.remember_yaml(str(tmp_path))
+    encoding.remember_yaml(tmp_path / "nowhere")
+    refusal("E_YAML_PARSE", read_yaml, b"a: 1\na: 2", "bad.yaml")
+    monkeypatch.setattr(encoding, "_build", lambda builder, text: pytest.fail("parsed again"))
+    assert read_yaml(b"ahead: 1103", "good.yaml") == {"ahead": 1103}

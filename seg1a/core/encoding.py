@@ -4,15 +4,18 @@
 
 # %% auto #0
 __all__ = ['MAX_BYTES', 'MAX_DEPTH', 'uer', 'ser', 'low64', 'canonical_json', 'canonical_line', 'pretty_json', 'json_value',
-           'read_json', 'plain_scalar', 'read_yaml', 'utc_text']
+           'read_json', 'plain_scalar', 'read_yaml', 'remember_yaml', 'utc_text']
 
 # %% ../../nbs/core/01_encoding.ipynb #d08e4e26
 import hashlib
 import json
 import marshal
+import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta
+from pathlib import Path
 from threading import Lock
 
 # %% ../../nbs/core/01_encoding.ipynb #9f4a9c16
@@ -344,6 +347,13 @@ def read_yaml(data: bytes, name: str, code: str = "E_YAML_PARSE", root_code: str
         raise Seg1aError(root_code, f"{name}: the root is not a mapping", filename=name, message="the root is not a mapping")
     _remember(digest, root)
     return root
+
+# %% ../../nbs/core/01_encoding.ipynb #310d893c
+def remember_yaml(folder: str | os.PathLike) -> None:
+    "Read every `.yaml` file below a folder, so that whoever reads the same bytes later need not wait; a file that is refused is refused again then."
+    for path in sorted(Path(folder).rglob("*.yaml")):
+        with suppress(OSError, Seg1aError):
+            read_yaml(path.read_bytes(), path.name)
 
 # %% ../../nbs/core/01_encoding.ipynb #10bf981b
 def utc_text(ns: int) -> str:

@@ -142,7 +142,7 @@ class Lineage:
 
     def record(self) -> dict:
         "The four identities as JSON values, as `run_root.json` holds them."
-        return {key: value for key, value in asdict(self).items() if key != "start_time_ns"}
+        return {key: getattr(self, key) for key in ("seed", "parameter_hash", "manifest_fingerprint", "run_id")}  # asked for with every path
 
     def tokens(self) -> dict[str, str]:
         "The four identities as texts, as paths embed them."

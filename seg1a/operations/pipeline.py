@@ -281,6 +281,8 @@ def run_pipeline(request: RunRequest, progress: Progress = lambda line: None, zy
     execution = Execution(request, scratch, progress, zygote=zygote)
     if request.options.notebooks and zygote is None:
         execution.zygote = Zygote(PREPARATIONS)
+    if execution.zygote is not None:
+        execution.zygote.prepare([f"seg1a.core.encoding:remember_yaml={request.pack.absolute()}"], before=STATE_MODULES[1])
     failure, gate, state = None, {"status": "FAIL", "reasons": [], "bundle_path": None, "flag_sha256_hex": None}, "S0"
     try:
         for number in range(5):

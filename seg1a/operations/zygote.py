@@ -49,12 +49,13 @@ PREPARATIONS = (
 
 # %% ../../nbs/operations/00a_zygote.ipynb #b6be00d2
 def prepare(what: str) -> None:
-    """Import a module ("seg1a.states.s1_hurdle") or call a function of one ("seg1a.core.figures:rehearse"); never raises."""
-    module, _, function = what.partition(":")
+    """Import a module ("seg1a.states.s1_hurdle"), or call a function of one ("seg1a.core.figures:rehearse"), perhaps with a text ("os:chdir=/tmp"); never raises."""
+    module, _, call = what.partition(":")
+    function, _, text = call.partition("=")
     with contextlib.suppress(Exception):
         loaded = importlib.import_module(module)
         if function:
-            getattr(loaded, function)()
+            getattr(loaded, function)(*([text] if "=" in call else []))
 
 # %% ../../nbs/operations/00a_zygote.ipynb #9611b46d
 def thread_count() -> int:
@@ -142,8 +143,10 @@ class _Nest:
             {"prepare": self.plan, "start": self.start, "signal": self.pass_on}[order["do"]](order)
 
     def plan(self, order: dict) -> None:
-        """Something to prepare when there is nothing else to do."""
-        self.waiting.extend(order["what"])
+        """Something to prepare when there is nothing else to do: before the preparation `before`, when that still waits, else at the end."""
+        place = self.waiting.index(order["before"]) if order["before"] in self.waiting else len(self.waiting)
+        for what in reversed(order["what"]):
+            self.waiting.insert(place, what)
 
 # %% ../../nbs/operations/00a_zygote.ipynb #5823bcbc
 def _signal(pid: int, number: int) -> None:
@@ -272,10 +275,10 @@ class Zygote:
         self.pid = self._process.pid
         self.prepare(preparations)
 
-    def prepare(self, what: Sequence[str]) -> None:
-        """Ask for further preparations, after those that wait."""
+    def prepare(self, what: Sequence[str], before: str | None = None) -> None:
+        """Ask for further preparations: before the preparation `before`, when that still waits, else after all others."""
         with self._lock:
-            self._wire.send({"do": "prepare", "what": list(what)})
+            self._wire.send({"do": "prepare", "what": list(what), "before": before})
 
     def start(self, module: str, connection_file: Path, environment: dict[str, str]) -> "KernelProcess":
         """Order a kernel with the folder of `connection_file` as its own, after the preparation `module`; returns at once."""
