@@ -115,21 +115,30 @@ def read_columns(run: Run) -> tuple[pa.Table, dict[str, dict[str, np.ndarray]], 
     return snapshot, {stream_id: columns for stream_id, (columns, _) in joined.items()}, set().union(*(foreign for _, foreign in joined.values()))
 
 # %% ../../nbs/states/37_s3_inputs.ipynb #3a94a688
+def _ascending(ids: np.ndarray) -> bool:
+    "Every id is above the one before it; so none stands twice."
+    return bool(np.all(ids[1:] > ids[:-1]))
+
+
 def _snapshot(run: Run) -> pa.Table:
     "The merchant snapshot, ascending by id."
     columns = ["merchant_id", "mcc", "channel", "home_country_iso"]
     groups = read_parquet(run.artefact_path("transaction_schema_merchant_ids.parquet"), "transaction_schema_merchant_ids", columns, dictionary=True)
     table = pa.concat_tables(groups).unify_dictionaries()
     ids = table["merchant_id"].to_numpy()
-    return table if np.all(ids[1:] > ids[:-1]) else table.take(pa.array(np.argsort(ids, kind="stable")))
+    return table if _ascending(ids) else table.take(pa.array(np.argsort(ids, kind="stable")))
 
 # %% ../../nbs/states/37_s3_inputs.ipynb #e0a52fe0
 def rows_of(ids: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "(number of rows int64[m], place of one of them int64[m]) of each wanted id among `ids`, in any order; place 0 where there is none."
-    order = None if np.all(ids[1:] >= ids[:-1]) else np.argsort(ids, kind="stable")
+    "(number of rows int64[m], place of one of them int64[m]) of each wanted id among `ids`, in any order; any place where there is none."
+    if not len(ids):
+        return np.zeros(len(wanted), dtype=np.int64), np.zeros(len(wanted), dtype=np.int64)
+    if _ascending(ids):
+        places = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
+        return (ids[places] == wanted).astype(np.int64), places
+    order = np.argsort(ids, kind="stable")
     first, behind = np.searchsorted(ids, wanted, "left", order), np.searchsorted(ids, wanted, "right", order)
-    places = np.minimum(first, max(len(ids) - 1, 0))
-    return behind - first, places if order is None else order[places]
+    return behind - first, order[np.minimum(first, len(ids) - 1)]
 
 # %% ../../nbs/states/37_s3_inputs.ipynb #c68edb2d
 @dataclass(frozen=True)
@@ -176,7 +185,9 @@ def read_s3(run: Run) -> Inputs:
     snapshot, events, foreign = read_columns(run)
     hurdle, final, universe = events["hurdle_bernoulli"], events["nb_final"], snapshot["merchant_id"].to_numpy()
     given_up = np.array([abort.merchant_id for abort in read_aborts(run, "S2")], dtype=np.int64)
-    wanted = np.setdiff1d(hurdle["merchant_id"][hurdle["is_multi"] == 1], given_up)
+    multi = hurdle["merchant_id"][hurdle["is_multi"] == 1]
+    wanted = multi if _ascending(multi) else np.unique(multi)
+    wanted = wanted[np.isin(wanted, given_up, invert=True)] if len(given_up) else wanted
     sources = {"hurdle_bernoulli": hurdle["merchant_id"], "nb_final": final["merchant_id"], "merchant snapshot": universe}
     good, places, failures = _door(wanted, sources, foreign)
     rows = snapshot.take(pa.array(places["merchant snapshot"][good]))
