@@ -192,14 +192,22 @@ def _alone(policies: Policies, context: Mapping) -> tuple[dict[str, list[dict]],
     return rows, canonical_line(diagnostics(policies, context, outcome))
 
 
-def _differing(dataset_id: str, columns: Columns, rows: list[dict]) -> set[int]:
+def _values(column: np.ndarray | Texts | TextLists) -> list:
+    "A column of the plan as plain values."
+    if isinstance(column, np.ndarray):
+        return column.tolist()
+    words = column.words if isinstance(column, Texts) else [list(texts) for texts in column.lists.texts]
+    return [words[code] for code in column.codes.tolist()]
+
+
+def _differing(columns: Columns, rows: list[dict]) -> set[int]:
     "The merchants whose rows are not those that the columns spread."
-    schema = contracts().arrow_schema(dataset_id)
-    if all(_agrees_with(pa.chunked_array([pa.array([row[n] for row in rows], schema.field(n).type)]), column) for n, column in columns.items()):
+    told = {name: _values(column) for name, column in columns.items()}
+    if all([row[name] for row in rows] == values for name, values in told.items()):
         return set()
-    spread_rows = pa.table({n: c if isinstance(c, np.ndarray) else c.arrow(plain=True) for n, c in columns.items()}).to_pylist()
-    told, expected = ({m: [r for r in side if r["merchant_id"] == m] for m in {r["merchant_id"] for r in side}} for side in (spread_rows, rows))
-    return {m for m in told.keys() | expected.keys() if told.get(m) != expected.get(m)}
+    sides = [[tuple(row[name] for name in told) for row in rows], list(zip(*told.values()))]
+    one, other = ({m: [row for row in side if row[0] == m] for m in {row[0] for row in side}} for side in sides)
+    return {m for m in one.keys() | other.keys() if one.get(m) != other.get(m)}
 
 # %% ../../nbs/states/39_s3_compare.ipynb #06b5495b
 def _sample_faults(flat: Flat, sample: np.ndarray) -> Iterator[tuple[int, str]]:
@@ -215,7 +223,7 @@ def _sample_faults(flat: Flat, sample: np.ndarray) -> Iterator[tuple[int, str]]:
         for dataset_id, more in own.items():
             rows.setdefault(dataset_id, []).extend(more)
     for dataset_id in tables:
-        for merchant in sorted(_differing(dataset_id, spread(flat, dataset_id, sample), rows.get(dataset_id, []))):
+        for merchant in sorted(_differing(spread(flat, dataset_id, sample), rows.get(dataset_id, []))):
             yield merchant, f"{dataset_id}: scalar and column rows differ"
     told = b"".join(map(bytes, Diagnostics(plan).lines(sample))).splitlines(keepends=True)
     yield from ((m, "scalar and column diagnostics differ") for m, line in zip(plan.domain.merchant_id[sample].tolist(), told) if line != lines.get(m))

@@ -6,7 +6,6 @@
 __all__ = ['compute_s3', 'write_s3', 'publish_s3', 'conclude_s3', 'run_s3']
 
 # %% ../../nbs/states/39b_s3_crossborder.ipynb #51e50f29
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
@@ -117,17 +116,18 @@ def write_s3(run: Run, inputs: Inputs, plan: Plan) -> list[OutputRecord]:
         raise
 
 # %% ../../nbs/states/39b_s3_crossborder.ipynb #46d90dd7
+def _write_diagnostics(examination: Examination, place: Path) -> None:
+    "Write `integerisation_diagnostics.jsonl`."
+    with open(place, "wb") as file:
+        for block in examination.diagnostics():
+            file.write(block)
+
+
 def publish_s3(run: Run, examination: Examination) -> Path:
     "Publish the evidence of S3 (S3 §6, bundle): three files, and the flag on PASS. Returns the folder."
-    run.work_dir(3).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="_tmp.", dir=run.work_dir(3)) as folder:
-        diagnostics = Path(folder) / "integerisation_diagnostics.jsonl"
-        with open(diagnostics, "wb") as file:
-            for block in examination.diagnostics():
-                file.write(block)
-        files = {"validation_summary.json": pretty_json(examination.summary), "failures.jsonl": b"".join(map(canonical_line, examination.failures)),
-                 diagnostics.name: diagnostics}
-        return publish_state_bundle(run, 3, files, examination.report.passed)
+    files = {"validation_summary.json": pretty_json(examination.summary), "failures.jsonl": b"".join(map(canonical_line, examination.failures)),
+             "integerisation_diagnostics.jsonl": partial(_write_diagnostics, examination)}
+    return publish_state_bundle(run, 3, files, examination.report.passed)
 
 # %% ../../nbs/states/39b_s3_crossborder.ipynb #84cc5a68
 def _summary_fields(run: Run, records: Iterable[OutputRecord]) -> dict:

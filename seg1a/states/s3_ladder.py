@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 # %% ../../nbs/states/31_s3_ladder.ipynb #4f320ec1
 from ..core.errors import Seg1aError
@@ -304,8 +305,7 @@ def decide(ladder: Ladder, context: Mapping) -> Decision:
     return decision_by(ladder, (rule.predicate.holds(context) for rule in ladder.rules))
 
 # %% ../../nbs/states/31_s3_ladder.ipynb #aab23d47
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     "A country that a merchant may be in; a row of the candidate set without its merchant."
 
     country_iso: str

@@ -297,6 +297,18 @@ def _side(side: Variable | int | str) -> _Test:
     return operator.itemgetter(side.name) if isinstance(side, Variable) else lambda context: side
 
 
+def _joined(op: str, parts: list[_Test]) -> _Test:
+    "`not` of one part, `and` or `or` of several: the first part that decides ends the question."
+    def junction(context: Mapping) -> bool:
+        for part in parts:
+            if bool(part(context)) is decisive:
+                return decisive
+        return not decisive
+
+    decisive = op == "or"
+    return (lambda context: not parts[0](context)) if op == "not" else junction
+
+
 def _test(node) -> _Test:
     "The truth of a tree, as a function of one context; total, and free of side effects."
     match node:
@@ -312,11 +324,7 @@ def _test(node) -> _Test:
             return lambda context: (left(context) in node.values) is not node.negated
         case Tagged():
             return lambda context: (node.tag in context[node.variable.name]) is not node.negated
-    parts = [_test(part) for part in node.parts]
-    if node.op == "not":
-        return lambda context: not parts[0](context)
-    decided = node.op == "or"  # the truth of a part that ends the question
-    return lambda context: decided if any(bool(part(context)) is decided for part in parts) else not decided
+    return _joined(node.op, [_test(part) for part in node.parts])
 
 # %% ../../nbs/states/30_s3_predicates.ipynb #ebb84fad
 CHANNEL_CODES = {"CP": 0, "CNP": 1}

@@ -19,7 +19,7 @@ from ..core.contracts import contracts
 from ..core.encoding import canonical_json
 from ..core.run import Lineage
 from .s3_classes import Plan, limits_of, spans
-from .s3_lines import LineBuffer, LineProgram, laid_lines, line_program
+from .s3_lines import LineBuffer, LineProgram, laid_lines, line_program, list_elements
 from .s3_policies import fixed_text
 from .s3_predicates import ListColumn
 
@@ -71,7 +71,7 @@ class TextLists:
     @property
     def values(self) -> Texts:
         "The texts of all lists, behind each other."
-        return Texts(self.lists.codes[spans(self.lists.offset[self.codes], self.lengths)], self.lists.words)
+        return Texts(list_elements(self.codes, self.lists.offset, self.lists.length, self.lists.codes), self.lists.words)
 
     def arrow(self, plain: bool) -> pa.ListArray:
         "The column for Arrow."
