@@ -23,7 +23,7 @@ def test_its_python_reads_a_promoted_run(checkout, places, passed_run):
         exec(block, names)
     assert names["candidates"].num_rows == len(names["ranks"]) > 0
     assert names["outlets"]["n_outlets"].tolist() == names["events"]["n_outlets"].to_list()
-    assert names["largest"].fetchone()[0] == max(names["outlets"]["n_outlets"])
+    assert names["largest"].fetchall()[0][0] == max(names["outlets"]["n_outlets"])
     assert set(names["events"]["seed"].to_list()) == {2**63 + 7}
     names["run"].close()
 
