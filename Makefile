@@ -1,12 +1,13 @@
 # make run    set everything up and run S0-S4 on the dev pack, ending in a sealed PASS
 # make test   set everything up and pass all tests
+# make replay build the dev pack, run, promote to a local store, run again from the stamp, compare: the last line is EQUAL
 # make lock   resolve the dependencies again and write requirements/lock.txt
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 
-.PHONY: run test lock sync wheel clean
+.PHONY: run test replay lock sync wheel clean
 
 run: $(STAMP)
 	@$(BIN)/seg1a run --output-dir runs/dev --seed 1
@@ -15,13 +16,23 @@ test: $(STAMP) sync
 	@$(BIN)/python tools/test_notebooks.py nbs
 	@$(BIN)/python -m pytest tests
 
+# The same path as in production, on a folder: stage, run, promote, replay. runs/replay is made anew each time.
+REPLAY := runs/replay
+replay: $(STAMP)
+	@rm -rf $(REPLAY)
+	@$(BIN)/seg1a pack build $(REPLAY)/artifacts/dev --merchants 10000
+	@$(BIN)/seg1a stage $(REPLAY)/artifacts/dev $(REPLAY)/inputs
+	@$(BIN)/seg1a run --pack $(REPLAY)/inputs/dev --output-dir $(REPLAY)/runs --seed 1
+	@$(BIN)/seg1a promote $(REPLAY)/runs/latest $(REPLAY)/promoted
+	@$(BIN)/seg1a replay $(REPLAY)/promoted/manifest_fingerprint=*/seed=1/run_id=* --pack $(REPLAY)/artifacts/dev
+
 sync: $(STAMP)
 	@$(BIN)/python tools/strip_notebooks.py --check nbs
 	@$(BIN)/python tools/check_sync.py
 
 lock: $(STAMP)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --extra dev setup.py -o requirements/lock.txt
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --extra dev --extra s3 --extra sign setup.py -o requirements/lock.txt
 	printf '# Of requirements/lock.txt; `make lock` writes both.\nlock_sha256: "%s"\n' "$$(sha256sum requirements/lock.txt | cut -d' ' -f1)" > seg1a/core/contracts/lock.yaml
 
 wheel: $(STAMP)

@@ -29,12 +29,12 @@ UNPROVED = [f"--no-validate-s{state}" for state in range(5)]
 STATES = ("S0", "S1", "S2", "S3", "S4")
 
 
-def run_flags(case: str, workers: int) -> list[str]:
+def run_flags(case: str, workers: int, direct: bool) -> list[str]:
     """What a case adds to `seg1a run`."""
     flags = ["--workers", str(1 if case == "one-worker" else workers)]
     flags += [] if case == "whole" else ["--no-notebooks"]
     flags += UNPROVED if case == "produce" else []
-    return flags + (["--direct-io"] if case == "direct-io" else [])
+    return flags + (["--direct-io"] if case == "direct-io" or direct else [])
 
 
 def state_seconds(root: Path) -> tuple[dict[str, float], bool]:
@@ -46,25 +46,25 @@ def state_seconds(root: Path) -> tuple[dict[str, float], bool]:
     return {state: float(total[state]) for state in STATES if state in total}, own is not None
 
 
-def run_case(case: str, pack: Path, folder: Path, workers: int) -> tuple[dict, Path]:
+def run_case(case: str, pack: Path, folder: Path, workers: int, direct: bool) -> tuple[dict, Path]:
     """One `seg1a run`: what it used, by state too, and its root."""
-    used, out, _ = seg1a("run", "--pack", pack, "--output-dir", folder, "--quiet", "--seed", "7", *run_flags(case, workers))
+    used, out, _ = seg1a("run", "--pack", pack, "--output-dir", folder, "--quiet", "--seed", "7", *run_flags(case, workers, direct))
     root = run_root(out)
     states, own = state_seconds(root)
     return {"usage": used, "states": states, "states_own": own, "bytes": tree_size(root)}, root
 
 
-def run_cases(cases: list[str], pack: Path, folder: Path, workers: int) -> dict[str, dict]:
+def run_cases(cases: list[str], pack: Path, folder: Path, workers: int, direct: bool) -> dict[str, dict]:
     """Every case once; what a case leaves is removed unless another one reads it."""
     results, kept = {}, {}
     for case in cases:
         say(f"end to end: {pack.name}: {case}")
         if case in ("validate", "verify"):
             source = kept["produce" if case == "validate" else "whole"]
-            extra = ("--workers", workers, "--pack", pack) if case == "validate" else ()
+            extra = ("--workers", workers, "--pack", pack, *["--direct-io"] * direct) if case == "validate" else ()
             results[case] = {"usage": seg1a(case, source, *extra)[0]}
             continue
-        results[case], root = run_case(case, pack, folder / case, workers)
+        results[case], root = run_case(case, pack, folder / case, workers, direct)
         later = cases[cases.index(case) + 1:]
         if (case == "produce" and "validate" in later) or (case == "whole" and "verify" in later):
             kept[case] = root
@@ -92,7 +92,7 @@ def built_pack(merchants: int, packs: Path) -> Path:
 def measure_size(merchants: int, arguments: argparse.Namespace, cases: list[str], packs: Path, folder: Path) -> dict:
     """All cases at one size, and the limits for as many bytes."""
     pack = built_pack(merchants, packs)
-    found = best_of([run_cases(cases, pack, folder, arguments.workers) for _ in range(arguments.repeat)])
+    found = best_of([run_cases(cases, pack, folder, arguments.workers, arguments.direct_io) for _ in range(arguments.repeat)])
     size = max(result.get("bytes", 0) for result in found.values())
     command = [sys.executable, Path(__file__).with_name("limits.py"), "--json", "--bytes", size, "--at-most", arguments.limit_bytes, "--folder", folder]
     say(f"end to end: the limits for {size / 1e9:.2f} GB")
@@ -208,6 +208,7 @@ if __name__ == "__main__":
     parser.add_argument("--merchants", type=sizes, default=[10_000, 100_000, 1_000_000], help="sizes, with commas (default 10000,100000,1000000)")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--cases", default=",".join(CASES), help=f"with commas (default {','.join(CASES)})")
+    parser.add_argument("--direct-io", action="store_true", help="all runs and validations past the page cache, not the case direct-io alone")
     parser.add_argument("--repeat", type=int, default=1, help="rounds of all cases; the fastest of each counts (default 1)")
     parser.add_argument("--limit-bytes", type=lambda text: int(float(text)), default=4_000_000_000, help="measure the limits with at most so many bytes, and scale (default 4e9)")
     parser.add_argument("--folder", help="where to run and write (default: the folder for temporary files)")

@@ -3,8 +3,8 @@
 
   kernels.py [--draws 200000] [--rows 32768] [--repeat 5]
 
-Compiled kernels on one thread, CPU time, the least of --repeat rounds. Draws include the Philox blocks and exact functions that they need; a ZTP draw all its attempts. Beside
-an exact function stand CPython's math module and NumPy, which are not exact. A row is formatted in memory, written to a file with its digest, replayed (made
+Compiled kernels on one thread, CPU time, the least of --repeat rounds. Draws include the Philox blocks and exact functions that they need; a ZTP draw all its
+attempts. Beside an exact function stand CPython's math module and NumPy, which are not exact. A row is formatted in memory, written to a file with its digest, replayed (made
 again and compared with the file), and read back (from memory, and from the file); the files lie in the page cache.
 """
 import argparse

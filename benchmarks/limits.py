@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the machine allows: the same number of bytes copied, hashed and written by the plainest program.
 
-  limits.py [--bytes 2000000000] [--at-most 4000000000] [--folder DIR]
+  limits.py [--bytes 1000000000] [--at-most 4000000000] [--folder DIR]
 
 Memory copy, SHA-256 (hashlib), files written through the page cache with fsync and by O_DIRECT, both with and without SHA-256 in the same pass, on one
 thread and on two (a file each), files read back, and columns written as Parquet (zstd, row groups of 32 768). The buffers are small and used again, the
@@ -144,7 +144,7 @@ def tables(results: dict) -> list[Table]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bytes", type=lambda text: int(float(text)), default=2_000_000_000)
+    parser.add_argument("--bytes", type=lambda text: int(float(text)), default=1_000_000_000)
     parser.add_argument("--at-most", type=lambda text: int(float(text)), default=4_000_000_000, help="measure no more than this, and scale (default 4e9)")
     parser.add_argument("--repeat", type=int, default=1, help="best of this many (default 1)")
     parser.add_argument("--folder", help="where to write (default: the folder for temporary files)")

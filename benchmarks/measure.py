@@ -176,7 +176,7 @@ def benchmark(parser: argparse.ArgumentParser, measure: Callable[[argparse.Names
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--json", action="store_true", help="print the results as JSON instead of tables")
     arguments = parser.parse_args()
-    flags = {name: value for name, value in vars(arguments).items() if isinstance(value, (int, str, list)) and name != "json"}
+    flags = {name: value for name, value in vars(arguments).items() if isinstance(value, (int, str, list)) and value is not False and name != "json"}
     results = {"flags": flags, "machine": machine(), **measure(arguments)}
     print(json.dumps(results, indent=1, default=_plain) if arguments.json else "\n\n".join(map(str, tables(results))))
 

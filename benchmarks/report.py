@@ -24,6 +24,7 @@ def flags_of(name: str, arguments: argparse.Namespace) -> list[str]:
     """The flags of one benchmark."""
     if name == "end_to_end":
         flags = ["--merchants", arguments.merchants, "--repeat", str(arguments.repeat)]
+        flags += ["--direct-io"] if arguments.direct_io else []
         return flags + (["--packs", arguments.packs] if arguments.packs else []) + (["--cases", arguments.cases] if arguments.cases else [])
     return ["--repeat", str(arguments.repeat)] if name == "limits" else []
 
@@ -43,8 +44,12 @@ def result_of(name: str, arguments: argparse.Namespace, folder: Path, fresh: boo
 
 def command_line(name: str, flags: dict) -> str:
     """How the results were made, as one would type it; folders are of no interest."""
-    words = [f"--{key.replace('_', '-')} {','.join(map(str, value)) if isinstance(value, list) else value}" for key, value in flags.items() if key not in ("folder", "packs")]
-    return " ".join([f"python benchmarks/{name}.py", *words])
+    words = [f"python benchmarks/{name}.py"]
+    for key, value in flags.items():
+        if key not in ("folder", "packs"):
+            words.append("--" + key.replace("_", "-"))
+            words += [] if value is True else [",".join(map(str, value)) if isinstance(value, list) else str(value)]
+    return " ".join(words)
 
 
 def page(results: dict[str, dict]) -> str:
@@ -62,6 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--merchants", default="10000,100000,1000000", help="sizes of the whole runs (default 10000,100000,1000000)")
     parser.add_argument("--repeat", type=int, default=1, help="rounds of the whole runs and of the limits (default 1)")
+    parser.add_argument("--direct-io", action="store_true", help="whole runs past the page cache")
     parser.add_argument("--cases", help="cases of the whole runs (default: all)")
     parser.add_argument("--packs", help="keep packs here between runs")
     parser.add_argument("--only", default=",".join(TITLES), help=f"benchmarks to run (default {','.join(TITLES)})")

@@ -14,7 +14,8 @@ import mmap
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
 
 # %% ../../nbs/core/01b_data_files.ipynb #97c84c29
 def direct_io() -> bool:
@@ -42,6 +43,12 @@ def give_block(block: mmap.mmap) -> None:
 _CANNOT = {errno.EINVAL, errno.EOPNOTSUPP}
 
 
+@cache
+def _readers() -> ThreadPoolExecutor:
+    "The threads that fetch the next blocks of files that are read past the page cache."
+    return ThreadPoolExecutor(4, "read-ahead")
+
+
 class DataReader(io.RawIOBase):
     """A file to be read forward; `direct` (None: as `direct_io()`): what is not in the page cache is read past it.
 
@@ -54,6 +61,7 @@ class DataReader(io.RawIOBase):
         self.size, self._place = os.fstat(self._handle).st_size, 0
         self._direct = (direct_io() if direct is None else direct) and self.size >= BLOCK_BYTES
         self._block, self._first, self._held = take_block() if self._direct else None, 0, 0
+        self._ahead, self._spare = None, None  # (first byte, future) of the next block, and where it goes
 
     def readable(self) -> bool:
         return True
@@ -82,30 +90,41 @@ class DataReader(io.RawIOBase):
         return got
 
     def _fill(self, first: int) -> None:
-        "Take in the block that begins at byte `first`."
-        self._first, self._held = first, self._cached(first)
-        if self._held < min(BLOCK_BYTES, self.size - first):
-            self._held = self._past_cache(first)
+        "Take in the block that begins at byte `first`, and have the next one fetched."
+        due, self._ahead = self._ahead, None
+        if due and due[0] == first:
+            self._block, self._spare, self._held = self._spare, self._block, due[1].result()
+        else:
+            self._held = self._load(self._block, first)
+        self._first = first
+        if first + BLOCK_BYTES < self.size:
+            self._spare = self._spare or take_block()
+            self._ahead = first + BLOCK_BYTES, _readers().submit(self._load, self._spare, first + BLOCK_BYTES)
 
-    def _cached(self, first: int) -> int:
+    def _load(self, block: mmap.mmap, first: int) -> int:
+        "Fill a block from byte `first` on; the number of bytes."
+        held = self._cached(block, first)
+        return held if held >= min(BLOCK_BYTES, self.size - first) else self._past_cache(block, first)
+
+    def _cached(self, block: mmap.mmap, first: int) -> int:
         "What the cache has of a block: the number of bytes taken."
         try:
-            return os.preadv(self._handle, [self._block], first, os.RWF_NOWAIT)
+            return os.preadv(self._handle, [block], first, os.RWF_NOWAIT)
         except OSError as error:
             if error.errno not in {errno.EAGAIN, *_CANNOT}:
                 raise
             return 0
 
-    def _past_cache(self, first: int) -> int:
+    def _past_cache(self, block: mmap.mmap, first: int) -> int:
         "Read a block past the cache, or as usual where that cannot be."
         try:
             if self._past is None:
                 self._past = os.open(f"/proc/self/fd/{self._handle}", self._flags & ~os.O_NOFOLLOW | os.O_DIRECT)  # the same file, whatever its name is now
-            return os.preadv(self._past, [self._block], first)
+            return os.preadv(self._past, [block], first)
         except OSError as error:
             if error.errno not in {errno.ENOENT, *_CANNOT}:
                 raise
-            return os.preadv(self._handle, [self._block], first)
+            return os.preadv(self._handle, [block], first)
 
     def blocks(self, size: int | None = None) -> Iterator[memoryview]:
         "What is left of the file, or its first `size` bytes, block by block; each stands until the next is asked for. OSError."
@@ -118,14 +137,16 @@ class DataReader(io.RawIOBase):
 
     def close(self) -> None:
         if not self.closed:
-            if self._block is not None:
-                give_block(self._block)
+            if self._ahead is not None:
+                wait([self._ahead[1]])
+            for block in {self._block, self._spare} - {None}:
+                give_block(block)
             for handle in {self._handle, self._past} - {None}:
                 os.close(handle)
         super().close()
 
 # %% ../../nbs/core/01b_data_files.ipynb #1c5bfde5
-_LAG = 16  # blocks that may wait to be hashed
+_LAG = 8  # blocks that may wait to be hashed and written
 
 
 def _set_direct(handle: int, on: bool) -> bool:
@@ -143,7 +164,7 @@ def _set_direct(handle: int, on: bool) -> bool:
 class HashingFile(io.RawIOBase):
     """A binary file that knows the SHA-256 and the size of all it holds; writes forward only, from byte `start` on.
 
-    With `start` the file is there already: so many of its bytes stay, the rest is cut off. `behind`: a thread of the file's own hashes, at most `_LAG` blocks late.
+    With `start` the file is there already: so many of its bytes stay, the rest is cut off. `behind`: a thread of the file's own hashes and writes, at most `_LAG` blocks late; its errors are raised by a later call.
     `direct` (None: as `direct_io()`): whole blocks go past the page cache, where that is possible. OSError when the disk refuses."""
 
     def __init__(self, path: str | os.PathLike, start: int = 0, behind: bool = False, direct: bool | None = None):
@@ -151,7 +172,7 @@ class HashingFile(io.RawIOBase):
         self._direct, self._past = direct_io() if direct is None else direct, False
         self._digest, self.size, self._place = hashlib.sha256(), start, start   # `_place`: where the block will be written
         self._block, self._held = take_block(), 0
-        self._hasher, self._waiting = ThreadPoolExecutor(1, "hash") if behind else None, deque()
+        self._thread, self._waiting = ThreadPoolExecutor(1, "write") if behind else None, deque()
         self._kept = None
         if start:
             os.ftruncate(self._handle, start)
@@ -164,12 +185,14 @@ class HashingFile(io.RawIOBase):
         self._kept = self._digest.hexdigest()
 
     def _later(self, function: Callable, *arguments, block: mmap.mmap | None = None) -> None:
-        "Call in the hashing thread, behind what waits there, or now when there is none; give the block back when that is done."
-        if self._hasher is None:
-            function(*arguments)
-        else:
-            self._waiting.append((self._hasher.submit(function, *arguments), block))
+        "Call in the thread, behind what waits there, or now when there is none; give the block back when that is done."
+        if self._thread is not None:
+            self._waiting.append((self._thread.submit(function, *arguments), block))
             self._settle(_LAG)
+            return
+        function(*arguments)
+        if block is not None:
+            give_block(block)
 
     def _settle(self, most: int) -> None:
         "Wait until at most so many calls are left; their errors are raised here."
@@ -201,25 +224,23 @@ class HashingFile(io.RawIOBase):
     def _emit(self) -> None:
         "Hash and write what the block holds."
         block, view = self._block, memoryview(self._block)[: self._held]
+        self._later(self._put, view, self._place, block=block)
+        self._place += self._held
         self._block, self._held = take_block(), 0
-        self._later(self._digest.update, view, block=block)
-        self._put(view)
-        if self._hasher is None:
-            give_block(block)
 
-    def _put(self, view: memoryview) -> None:
+    def _put(self, view: memoryview, place: int) -> None:
+        self._digest.update(view)
         whole = self._direct and len(view) == BLOCK_BYTES
         if whole != self._past:
             self._past = _set_direct(self._handle, whole)
         done = 0
         while done < len(view):
             try:
-                done += os.pwrite(self._handle, view[done:], self._place + done)
+                done += os.pwrite(self._handle, view[done:], place + done)
             except OSError as error:
                 if not self._past or error.errno not in _CANNOT:
                     raise
                 self._direct = self._past = _set_direct(self._handle, False)
-        self._place += done
 
     def close(self) -> None:
         if self.closed:
@@ -229,8 +250,8 @@ class HashingFile(io.RawIOBase):
                 self._emit()
             self._settle(0)
         finally:
-            if self._hasher:
-                self._hasher.shutdown(wait=True, cancel_futures=True)
+            if self._thread is not None:
+                self._thread.shutdown(wait=True, cancel_futures=True)
             give_block(self._block)
             os.close(self._handle)
             super().close()

@@ -87,7 +87,7 @@ def _indented(value: object, line: str) -> str:
     if not items:
         return _dumps(value)
     inner = line + "  "
-    if not any(isinstance(item, _NESTED) for item in items):
+    if not any(issubclass(kind, _NESTED) for kind in set(map(type, items))):
         text = _dumps(value, separators=("," + inner, ": "))
         return text[0] + inner + text[1:-1] + line + text[-1]
     if isinstance(value, dict):

@@ -128,6 +128,7 @@ def build_parser(command_line: list[str]) -> argparse.ArgumentParser:
         add(run)
     verify = commands.add_parser("verify", parents=[shared], help="check a run's seal: flag, indexes and every digest", description="Check a run's seal: flag, indexes and every digest; of a promoted run also its record. Exit status 0 for PASS, 1 for anything else.")
     verify.add_argument("root", help="run root, e.g. runs/dev/latest, or a promoted run: a folder, file:// or s3://")
+    verify.add_argument("--require-signature", type=Path, metavar="KEY", help="public ed25519 key (PEM): a promoted run must also carry a verdict and an origin signed with it (extra sign)")
     _pack_commands(commands.add_parser("pack", help="build and verify artefact packs"), shared)
     for name in _commands_to_import(command_line):
         getattr(importlib.import_module(_LATER[name]), f"add_{name}_parser")(commands, shared)
@@ -276,10 +277,26 @@ def _verdict_on(place: str):
         raise UsageError("E_ROOT_NOT_FOUND", f"{place} is no run root: it has no run_root.json")
     return verify_bundle(store.folder)
 
+# %% ../../nbs/operations/03_cli.ipynb #700ad95c
+def _require_signature(place: str, verdict, key: Path) -> None:
+    """NotPassed unless the promoted run carries attestations that are signed with the public key and say what its bytes say."""
+    from seg1a.core.errors import NotPassed
+    from seg1a.operations.attest import RunFiles, verify_run_signature
+    from seg1a.operations.promoted import record_facts
+    from seg1a.operations.store import open_store, read
+
+    if getattr(verdict, "record", None) is None:
+        raise NotPassed("E_SIGNATURE_MISSING", f"{place} is no promoted run: only those carry attestations", path=place)
+    recorded, store = record_facts(verdict.record), open_store(place)
+    digests = verdict.found | {path: recorded[path] for path in verdict.expired}
+    verify_run_signature(RunFiles(digests, lambda name: read(store, name)), key)
+
 # %% ../../nbs/operations/03_cli.ipynb #608cfbf9
 def verify_command(arguments: argparse.Namespace) -> int:
     """`seg1a verify PLACE`: exit 0 for PASS, 1 for anything else."""
     verdict = _verdict_on(arguments.root)
+    if verdict.passed and arguments.require_signature is not None:
+        _require_signature(arguments.root, verdict, arguments.require_signature)
     if expired := getattr(verdict, "expired", ()):
         print(f"seg1a: {len(expired)} files were deleted when their term had ended (retention_log.jsonl)", file=sys.stderr)
     if arguments.json:

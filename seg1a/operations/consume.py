@@ -87,12 +87,9 @@ def polars_schema(dataset_id: str) -> dict[str, Any]:
              "UBIGINT": polars.UInt64, "FLOAT": polars.Float32, "DOUBLE": polars.Float64, "VARCHAR[]": polars.List(polars.String)}
     return {name: named[kind] for name, kind in duckdb_columns(dataset_id).items()}
 
-# %% ../../nbs/operations/09_consume.ipynb #a599838d
-class SealedRun:
-    """A run that passed; it hands out files only under the digests that the seal pins. Made by `open_run`.
-
-    `identity`: seed, parameter_hash, manifest_fingerprint, run_id; `promoted`: its record was there. Copies of remote files lie in a folder that
-    goes away with `close` (or the end of a `with`), unless one was given."""
+# %% ../../nbs/operations/09_consume.ipynb #21fc68cb
+class _SealedFiles:
+    "The data files of a run that passed, under the digests that its seal pins."
 
     def __init__(self, store: Store, bundle_root: Path, verdict: Verdict, scratch: tempfile.TemporaryDirectory | Path):
         self._store, self._verdict, self._scratch = store, verdict, scratch
@@ -102,20 +99,6 @@ class SealedRun:
         bundle = bundle_root / contracts().path("validation_bundle_1A", manifest_fingerprint=self.identity["manifest_fingerprint"])
         self._listed = read_index(bundle / "outputs_index.json", "schemas.1A.yaml#/$defs/outputs_index")
         self._checked: dict[Path, tuple[int, int]] = {}
-
-    def __repr__(self) -> str:
-        return f"SealedRun({self.uri!r})"
-
-    def __enter__(self) -> "SealedRun":
-        return self
-
-    def __exit__(self, kind, error, trace) -> None:
-        self.close()
-
-    def close(self) -> None:
-        "Remove copies that nobody asked to keep."
-        if isinstance(self._scratch, tempfile.TemporaryDirectory):
-            self._scratch.cleanup()
 
     def datasets(self) -> dict[str, list[str]]:
         "Dictionary id -> paths of its files, for every dataset of which this run has a file; by id."
@@ -132,6 +115,66 @@ class SealedRun:
         contracts().dataset(dataset_id)
         return in_parallel(self._file, self.datasets().get(dataset_id, []))
 
+    def _local(self, path: str) -> Path:
+        "Where the bytes of a path are on this machine; a remote file is fetched."
+        if isinstance(self._store, FolderStore):
+            return self._store.folder / path
+        if not (self._folder / path).exists():
+            download(self._store, path, self._folder / path, self._listed[path][1])
+        return self._folder / path
+
+    def _file(self, path: str) -> Path:
+        "The verified file of a path."
+        if path in getattr(self._verdict, "expired", ()):
+            raise Seg1aError("E_EXPIRED", f"{path} was deleted when its term had ended", path=path)
+        try:
+            place = self._local(path)
+            facts = place.stat()
+            if self._checked.get(place) == (facts.st_size, facts.st_mtime_ns):
+                return place
+            found = digest(FolderStore(place.parent), place.name)
+        except (Seg1aError, OSError) as error:
+            raise NotPassed("E_GATE_MISMATCH", f"{path} cannot be read: {error}", path=path) from error
+        if found != self._listed[path]:
+            raise NotPassed("E_GATE_MISMATCH", f"{path} is not the file that passed", path=path, expected=self._listed[path][0], observed=found[0])
+        self._checked[place] = (facts.st_size, facts.st_mtime_ns)
+        return place
+
+# %% ../../nbs/operations/09_consume.ipynb #079c0135
+def _log_rows(path: Path, schema: pa.Schema) -> pa.Table:
+    "The rows of a JSONL file in the contract's types; a key that the contract does not know is an error."
+    options = pajson.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error")
+    return pajson.read_json(path, parse_options=options).select(schema.names)
+
+
+def _require_own_rows(dataset_id: str, table: pa.Table, identity: Mapping) -> None:
+    "E_PARTITION_MISMATCH unless every row that names a run names this one."
+    allowed = {name: {value} for name, value in identity.items()} | {"produced_by_fingerprint": {identity["manifest_fingerprint"], None}}
+    for name in allowed.keys() & set(table.column_names):
+        if foreign := set(pc.unique(table[name]).to_pylist()) - allowed[name]:
+            raise Seg1aError("E_PARTITION_MISMATCH", f"{dataset_id}: {name} of a row is not the run's", dataset_id=dataset_id, path_key=str(identity.get(name)), embedded_key=str(foreign.pop()))
+
+# %% ../../nbs/operations/09_consume.ipynb #f5ce539d
+class SealedRun(_SealedFiles):
+    """A run that passed; it hands out files only under the digests that the seal pins. Made by `open_run`.
+
+    `identity`: seed, parameter_hash, manifest_fingerprint, run_id; `promoted`: its record was there. Copies of remote files lie in a folder that
+    goes away with `close` (or the end of a `with`), unless one was given."""
+
+    def __repr__(self) -> str:
+        return f"SealedRun({self.uri!r})"
+
+    def __enter__(self) -> "SealedRun":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self.close()
+
+    def close(self) -> None:
+        "Remove copies that nobody asked to keep."
+        if isinstance(self._scratch, tempfile.TemporaryDirectory):
+            self._scratch.cleanup()
+
     def dataset(self, dataset_id: str) -> pads.Dataset:
         "The files of a dataset as a pyarrow Dataset with the contract's types, to be scanned in pieces; errors of `paths`."
         paths, schema = self.paths(dataset_id), dataset_columns(dataset_id)
@@ -143,15 +186,12 @@ class SealedRun:
 
         Errors of `paths`; E_TABLE_MISSING for a table that this run did not make; E_PARTITION_MISMATCH when a row is of another run."""
         paths, schema = self.paths(dataset_id), dataset_columns(dataset_id)
-        if contracts().dataset(dataset_id).format == "parquet":
-            parts = [group for path in paths for group in read_parquet(path, dataset_id)]
-            if not paths and dataset_id != "merchant_abort_log":  # nobody was given up: no file
-                raise Seg1aError("E_TABLE_MISSING", f"this run has no {dataset_id}", dataset_id=dataset_id, path=self.uri)
-        else:
-            options = pajson.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error")
-            parts = [pajson.read_json(path, parse_options=options).select(schema.names) for path in paths]
+        is_table = contracts().dataset(dataset_id).format == "parquet"
+        if not paths and is_table and dataset_id != "merchant_abort_log":  # nobody was given up: no file
+            raise Seg1aError("E_TABLE_MISSING", f"this run has no {dataset_id}", dataset_id=dataset_id, path=self.uri)
+        parts = [part for path in paths for part in (read_parquet(path, dataset_id) if is_table else [_log_rows(path, schema)])]
         whole = pa.concat_tables(parts) if parts else schema.empty_table()
-        self._require_own_rows(dataset_id, whole)
+        _require_own_rows(dataset_id, whole, self.identity)
         return whole if columns is None else whole.select(list(columns))
 
     def events(self, family: str, columns: Iterable[str] | None = None) -> pa.Table:
@@ -168,33 +208,6 @@ class SealedRun:
         "A JSON document (`s1_hurdle_catalogue`, …); errors of `paths`."
         (path,) = self.paths(dataset_id)
         return json.loads(path.read_bytes())  # no limit on its size: its digest says that the engine wrote it
-
-    def _require_own_rows(self, dataset_id: str, table: pa.Table) -> None:
-        "E_PARTITION_MISMATCH unless every row that names a run names this one."
-        allowed = {name: {value} for name, value in self.identity.items()} | {"produced_by_fingerprint": {self.identity["manifest_fingerprint"], None}}
-        for name in allowed.keys() & set(table.column_names):
-            if foreign := set(pc.unique(table[name]).to_pylist()) - allowed[name]:
-                raise Seg1aError("E_PARTITION_MISMATCH", f"{dataset_id}: {name} of a row is not the run's", dataset_id=dataset_id, path_key=str(self.identity.get(name)), embedded_key=str(foreign.pop()))
-
-    def _file(self, path: str) -> Path:
-        "The verified file of a path; a copy of a remote one."
-        if path in getattr(self._verdict, "expired", ()):
-            raise Seg1aError("E_EXPIRED", f"{path} was deleted when its term had ended", path=path)
-        local = isinstance(self._store, FolderStore)
-        place = (self._store.folder if local else self._folder) / path
-        try:
-            if not local and not place.exists():
-                download(self._store, path, place, self._listed[path][1])
-            facts = place.stat()
-            if self._checked.get(place) == (facts.st_size, facts.st_mtime_ns):
-                return place
-            found = digest(FolderStore(place.parent), place.name)
-        except (Seg1aError, OSError) as error:
-            raise NotPassed("E_GATE_MISMATCH", f"{path} cannot be read: {error}", path=path) from error
-        if found != self._listed[path]:
-            raise NotPassed("E_GATE_MISMATCH", f"{path} is not the file that passed", path=path, expected=self._listed[path][0], observed=found[0])
-        self._checked[place] = (facts.st_size, facts.st_mtime_ns)
-        return place
 
 # %% ../../nbs/operations/09_consume.ipynb #d03f38dc
 def open_run(place: str | os.PathLike, cache: str | os.PathLike | None = None) -> SealedRun:

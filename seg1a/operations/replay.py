@@ -26,7 +26,7 @@ from ..core.tables import read_parquet
 from ..inputs.manifest import verify_pack
 from .late_proof import seal_late
 from .pipeline import RunRequest, run_pipeline
-from .promoted import Facts, verify_promoted
+from .promoted import Facts, PromotedVerdict, record_facts, verify_promoted
 from .stage import stage
 from .store import Store, download, is_remote, open_store, read
 
@@ -93,7 +93,7 @@ def _place_in_order(path: str) -> tuple:
 
 def _compared(facts: Facts, data_only: bool) -> list[str]:
     "Those files of a run that a replay is held to, in order."
-    loose = ("logs/telemetry/", "run_summary.json", "validation/failures/")
+    loose = ("logs/telemetry/", "run_summary.json", "validation/failures/", "_quarantine/")
     if data_only:
         loose += ("validation", "run_root.json")
         facts = {path: value for path, value in facts.items() if not path.endswith(("._manifest.json", "rng_audit_log.jsonl"))}
@@ -179,8 +179,14 @@ def _here(path: str, then: Mapping, now: Mapping) -> str:
     return path.replace(f"run_id={then['run_id']}", f"run_id={now['run_id']}").replace(f"manifest_fingerprint={then['manifest_fingerprint']}", f"manifest_fingerprint={now['manifest_fingerprint']}")
 
 # %% ../../nbs/operations/10_replay.ipynb #af5e67f3
-def _compare(store: Store, facts: Facts, record: Mapping, root: Path, data_only: bool) -> Iterator[Difference]:
-    "The differences between a promoted run and the one at `root`, in order."
+def _own(verdict: PromotedVerdict) -> Facts:
+    "What was found of the run itself; what lies beside it was not made by it."
+    return {path: verdict.found[path] for path in record_facts(verdict.record) if path in verdict.found}
+
+
+def _compare(store: Store, verdict: PromotedVerdict, root: Path, data_only: bool) -> Iterator[Difference]:
+    "The differences between a promoted run and the one at `root`, in order; files that have expired are not missed."
+    facts, record = _own(verdict), verdict.record
     now = read_json((root / "run_root.json").read_bytes(), "run_root.json")
     expected = {_here(path, record, now): path for path in _compared(facts, data_only)}
     there = {place.relative_to(root).as_posix() for place in root.rglob("*") if place.is_file()}
@@ -192,7 +198,8 @@ def _compare(store: Store, facts: Facts, record: Mapping, root: Path, data_only:
                 download(store, name, Path(scratch) / "then", facts[name][1])
                 if difference := _compare_rows(name, Path(scratch) / "then", root / path, data_only):
                     yield difference
-    for path in _compared(dict.fromkeys(there - expected.keys(), ("", 0)), data_only):
+    expired = {_here(path, record, now) for path in verdict.expired}
+    for path in _compared(dict.fromkeys(there - expected.keys() - expired, ("", 0)), data_only):
         yield Difference(path, "the file is new")
 
 # %% ../../nbs/operations/10_replay.ipynb #18e32132
@@ -214,8 +221,8 @@ def replay(place: str | os.PathLike, pack: str | os.PathLike, output_dir: str | 
         require_pack(stamp, local)
         root = _run_again(stamp, local, Path(output_dir or scratch / "runs"), workers, data_only, progress)
         progress("compare …")
-        differences = tuple(_compare(store, verdict.found, verdict.record, root, data_only))
-        compared = _compared(verdict.found, data_only)
+        differences = tuple(_compare(store, verdict, root, data_only))
+        compared = _compared(_own(verdict), data_only)
         return Replay(os.fspath(place), differences, len(compared), sum(verdict.found[path][1] for path in compared), root)
 
 

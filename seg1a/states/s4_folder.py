@@ -154,15 +154,20 @@ class Lines:
             raise StaleLines(known_to if text.startswith(there) else 0)
 
     def append(self, text: bytes) -> None:
-        "Write lines, over whatever stood here, and force them to the disk. `E_WRITE_FAIL`."
+        "Write lines, over whatever stood here. `E_WRITE_FAIL`."
         with writing(self.path):
             self._file.truncate(self._file.tell())
             self._file.write(text)
             self._file.flush()
+
+    def sync(self) -> None:
+        "Force what was written to the disk. `E_WRITE_FAIL`."
+        with writing(self.path):
             os.fsync(self._file.fileno())
 
     def __exit__(self, kind, *rest) -> None:
         with writing(self.path):
             if kind is None:
                 self._file.truncate(self._file.tell())
+                self.sync()
             self._file.close()
