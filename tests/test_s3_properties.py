@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from seg1a.core.encoding import canonical_line
 from seg1a.core.errors import Seg1aError
 from seg1a.core.run import Lineage
 from seg1a.states.s3_classes import domain_of, plan_merchants
-from seg1a.states.s3_integerise import integerise
+from seg1a.states.s3_compare import sample_faults
+from seg1a.states.s3_integerise import integerise, integerise_many
 from seg1a.states.s3_ladder import load_ladder
 from seg1a.states.s3_merchant import diagnostics, eligibility_row, evaluate, table_rows
 from seg1a.states.s3_policies import Lanes, load_base_weights, load_bounds, load_policies, load_thresholds
@@ -155,6 +157,46 @@ def test_integerise_equals_fractions(seed):
     upper = [rng.choice([n, n, rng.randrange(1, n)]) for _ in range(m)]
     if sum(upper) >= n:
         assert integerise(countries, weights, n, [0] * m, upper).count == brute_force(countries, weights, n, upper)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_many_splits_equal_one_by_one(seed):
+    """Also where 64 bits do not do, and where a split fails: then the scalar method decides."""
+    rng, profiles = random.Random(seed), []
+    dp_resid, top = rng.choice([0, 3, 8, 18]), rng.choice([3, 10**5, 2**53 - 1])
+    for _ in range(150):
+        m = rng.randrange(1, 12)
+        lower = [rng.randrange(3) for _ in range(m)]
+        upper = [rng.choice([999999, low + rng.randrange(0, 9)]) for low in lower]
+        profiles.append((rng.sample(range(249), m), [rng.choice([0, 1, rng.randrange(top + 1), top]) for _ in range(m)], lower, upper, rng.choice([2, 40, 10**6])))
+    country, weight, lower, upper = (np.array([x for p in profiles for x in p[i]], dtype=np.int64) for i in range(4))
+    length = np.array([len(p[0]) for p in profiles])
+    many = integerise_many(np.array([p[4] for p in profiles]), np.cumsum(length) - length, length, country, weight, lower, upper, dp_resid)
+    for i, (names, weights, low, high, n) in enumerate(profiles):
+        try:
+            assert many.one(i, len(names)) == integerise(names, weights, n, low, high, dp_resid) and i not in many.failures
+        except Seg1aError as error:
+            assert (many.failures[i].code, many.failures[i].message, many.failures[i].detail) == (error.code, error.message, error.detail)
+    assert 0 < len(many.failures) < len(profiles)
+
+
+def altered(values: np.ndarray) -> np.ndarray:
+    return values + (np.arange(len(values)) == 0).astype(values.dtype)
+
+
+def test_the_second_opinion_sees_a_fault_of_the_column_code():
+    rng = random.Random(5)
+    files = {"rule_ladder": random_ladder(rng, 20), "base_weight": random_weights(rng)}
+    plan = planned(files, Lanes(True, True, True), random_merchants(rng, 60))
+    assert sample_faults(Flat(plan)) == {}
+    score = plan.classes.score.copy()
+    score[score.argmax()] += 1
+    faults = [replace(plan, classes=replace(plan.classes, rank=altered(plan.classes.rank))), replace(plan, classes=replace(plan.classes, score=score)),
+              replace(plan, classes=replace(plan.classes, country=plan.classes.country[::-1].copy())),
+              *(replace(plan, splits=replace(plan.splits, **{name: altered(getattr(plan.splits, name))})) for name in ("count", "residual_rank", "bumped", "rounds"))]
+    for fault in faults:
+        found = sample_faults(Flat(fault))
+        assert found and {(f.check, f.code) for f in found.values()} == {("C1", "ERR_S3_CANDIDATE_CONSTRUCTION")}
 
 
 PIECES = ["N", "mcc", "channel", "home_country_iso", "and", "or", "not", "in", "(", ")", "{", "}", ",", "==", "<", ">=", "&&", "||", "5", "-3", '"AE"', "'CP'", "S0",

@@ -181,8 +181,8 @@ class Splits:
     def one(self, p: int, m: int) -> Integerised:
         "The split of profile `p`, which has `m` rows."
         rows = slice(int(self.start[p]), int(self.start[p]) + m)
-        ranks = self.residual_rank[rows].tolist()
-        return Integerised(tuple(self.count[rows].tolist()), tuple(ranks), tuple(r <= self.bumped[p] for r in ranks), int(self.rounds[p]))
+        ranks, bumped = self.residual_rank[rows].tolist(), int(self.bumped[p])
+        return Integerised(tuple(self.count[rows].tolist()), tuple(ranks), tuple(r <= bumped for r in ranks), int(self.rounds[p]))
 
 # %% ../../nbs/states/33_s3_integerise.ipynb #95542522
 def integerise_many(n_outlets: np.ndarray, first: np.ndarray, length: np.ndarray, country: np.ndarray, weight: np.ndarray, lower: np.ndarray,
