@@ -126,6 +126,9 @@ def check_parameters(notebook: Path, parameters: dict) -> None:
                              notebook=notebook.name, name=name, expected=declared[name])
 
 # %% ../../nbs/operations/00_audit.ipynb #9f6297fe
+_PATIENCE = 60  # seconds that the last output of a finished cell may take to arrive, on however busy a machine
+
+
 def _engine(kernel, raw: Path):
     """A papermill engine bound to a started kernel; what came before a failure is written to `raw`."""
     from papermill.clientwrap import PapermillNotebookClient
@@ -135,7 +138,8 @@ def _engine(kernel, raw: Path):
     class StartedKernelEngine(Engine):
         @classmethod
         def execute_managed_notebook(cls, nb_man, kernel_name, log_output=False, start_timeout=120, execution_timeout=None, **ignored):
-            client = PapermillNotebookClient(nb_man, km=kernel.manager, timeout=execution_timeout, startup_timeout=start_timeout, log_output=False, shutdown_kernel="immediate")
+            client = PapermillNotebookClient(nb_man, km=kernel.manager, timeout=execution_timeout, startup_timeout=start_timeout, log_output=False,
+                                             iopub_timeout=_PATIENCE, shutdown_kernel="immediate")
             try:
                 return client.execute(cleanup_kc=True)
             except Exception:
@@ -167,7 +171,7 @@ def execute_notebook(notebook: Path, parameters: dict, kernel: "StateKernel", ra
     except CellTimeoutError as error:
         raise Seg1aError("E_NOTEBOOK_TIMEOUT", f"a cell of {notebook.name} ran longer than {timeout} s", **where, seconds=timeout) from error
     except (DeadKernelError, RuntimeError) as error:
-        raise Seg1aError("E_NOTEBOOK_KERNEL_LOST", f"the kernel of {notebook.name} died: killed, or out of memory?", **where) from error
+        raise Seg1aError("E_NOTEBOOK_KERNEL_LOST", f"the kernel of {notebook.name} died: killed, or out of memory?", **where, cause=f"{type(error).__name__}: {error}") from error
     finally:
         kernel.stop()
     return json.loads(raw.read_text("utf-8"))
