@@ -7,19 +7,19 @@ For each function, that many million random arguments are computed by the compil
 range and the subnormals of binary64), and compared bit for bit. Half of the arguments lie where the samplers use them, half are spread over
 the whole domain by their exponent. `unresolved` counts the arguments that the kernel leaves to the reference; their final values are compared
 too. The same arguments go through CPython's math module and through NumPy: `math off` and `numpy off` are the shares of results that are not
-the nearest float. Times are nanoseconds a call in a loop over an array, one thread, best of three; for `math` the loop is Python's own.
+the nearest float. Times are nanoseconds of CPU a call in a loop over an array, one thread, best of three; for `math` the loop is Python's own.
 Exit status 1 if any value differs from MPFR.
 """
 import argparse
 import math
 import multiprocessing
 import sys
-import time
 
 import gmpy2
 import numpy as np
 from scipy.special import gammaln
 
+from measure import compared
 from seg1a.core import exact
 from seg1a.core.exact import cr_cos, cr_exp, cr_ln, cr_ln_factorial, cr_pow
 from seg1a.core.kernels import kernel
@@ -140,29 +140,17 @@ def check_batch(task):
     return name, n, open_.size, bad.size, int((platform != true).sum()), int((numpy_values != true).sum()), first
 
 
-def best_time(call, n):
-    best = math.inf
-    for _ in range(3):
-        start = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - start)
-    return best / n * 1e9
-
-
 def times(name, n=300_000):
-    "ns per call: kernel, CPython's math, NumPy; arguments where the samplers use them."
+    "CPU ns a call: kernel, CPython's math, NumPy; arguments where the samplers use them."
     arguments, loop, _, _, libm, numpy_function = FUNCTIONS[name]
     args = [a[: a.size // 3] for a in arguments(np.random.default_rng(0), n)]
     if name == "ln_factorial":
         args = [np.random.default_rng(0).integers(4096, 1 << 40, n)]
     columns, out = [a.tolist() for a in args], np.empty(args[0].size)
     n = args[0].size
+    calls = {"kernel": lambda: loop(*args, out), "math": lambda: [None for row in map(safely(libm), *columns)], "numpy": lambda: numpy_function(*args)}
     with np.errstate(all="ignore"):
-        return (
-            best_time(lambda: loop(*args, out), n),
-            best_time(lambda: [None for row in map(safely(libm), *columns)], n),
-            best_time(lambda: numpy_function(*args), n),
-        )
+        return tuple(compared(calls, n, 3).values())
 
 
 def campaign(millions, processes=1, seed=1, names=tuple(FUNCTIONS)):

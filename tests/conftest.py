@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from run_support import FLAGS, LANES, run_root
 
 # A slow machine is no failure, and a build that was green stays green until something changes.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
@@ -49,6 +50,12 @@ def small_pack(tmp_path_factory) -> Path:
 def sharded_pack(tmp_path_factory) -> Path:
     """A pack of 70 000 merchants: three shards, so that the number of workers can matter."""
     return _built_pack(tmp_path_factory.mktemp("packs") / "sharded", 70_000)
+
+
+@pytest.fixture(scope="session")
+def in_process_run(seg1a, sharded_pack, tmp_path_factory) -> Path:
+    """The root of a run without notebooks, by one worker, with every setting as it is: what other runs are compared with."""
+    return run_root(seg1a("run", "--pack", sharded_pack, "--output-dir", tmp_path_factory.mktemp("in-process"), "--no-notebooks", "--workers", "1", *FLAGS, *LANES))
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,11 @@
 
 import itertools
 import json
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -39,7 +41,8 @@ class S3Server:
         (folder / "s3.json").write_text(json.dumps({"identities": identities}))
         (folder / "data").mkdir()
         flags = [f"-{name}={port}" for name, port in ports.items()] + ["-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false", "-master.telemetry=false", "-master.volumeSizeLimitMB=64"]
-        command = [shutil.which("weed"), "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", f"-s3.config={folder / 's3.json'}", *flags]
+        beside = Path(sys.executable).parent  # its package puts it into the environment, which need not be on the PATH
+        command = [shutil.which("weed", path=f"{beside}:{os.environ.get('PATH', '')}"), "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", f"-s3.config={folder / 's3.json'}", *flags]
         self.log = folder / "weed.log"
         self.endpoint = f"http://127.0.0.1:{ports['s3.port']}"
         self.process = subprocess.Popen(command, stdout=self.log.open("wb"), stderr=subprocess.STDOUT, cwd=folder)

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
 
+from seg1a.core import contracts as module
 from seg1a.core.contracts import DICTIONARY, DOCUMENTS, REGISTRY, Contracts, contracts, contracts_path
+from seg1a.core.encoding import read_yaml
 from seg1a.core.errors import Seg1aError
 
 VECTORS = Path(__file__).parent / "vectors"
@@ -243,3 +247,59 @@ def test_unknown_and_missing_keys_of_a_record_are_refused(name, old, new):
     text = contracts().document(name).decode()
     found = Contracts({name: text.replace(old, new, 1).encode()}).lint()
     assert found and found[0].startswith("E_AUTHORITY_BREACH")
+
+
+# ---- a schema is checked where it is written, and so is what it refers to
+
+@pytest.mark.parametrize("document, old, new", [
+    ("schemas.layer1.yaml", "hex64: {type: string", "hex64: {type: text"), ("schemas.layer1.yaml", "hex64: {type: string", "hex64: {type: string, minLength: few"),
+    ("schemas.1A.yaml", "logit: {type: number}", "logit: {type: figure}"), ("schemas.1A.yaml", "token:", "token: {allOf: {}}\n  token_of_old:"),
+])
+def test_a_broken_definition_is_found_from_everywhere(document, old, new):
+    text = contracts().document(document).decode()
+    assert text.count(old) >= 1
+    altered = Contracts({document: text.replace(old, new, 1).encode()})
+    refs = {ref for record in altered.datasets().values() for ref in (record.schema_ref, *record.contents.values()) if ref}
+    invalid = set()
+    for ref in refs:
+        try:
+            Draft202012Validator.check_schema(altered.schema(ref))
+        except SchemaError:
+            invalid.add(ref)
+    found = {finding.split(" is no valid schema")[0].rsplit(" ", 1)[-1] for finding in altered.lint() if "is no valid schema" in finding}
+    assert invalid and found >= invalid and not (found & refs) - invalid
+
+
+# ---- the parsed documents are cached
+
+def test_a_cached_document_is_what_the_reader_reads(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEG1A_CACHE_DIR", str(tmp_path))
+    fresh = Contracts()
+    assert [fresh.parsed(name) for name in DOCUMENTS] == [read_yaml(contracts_path(name).read_bytes(), name) for name in DOCUMENTS]
+    assert len(list(tmp_path.rglob("*.json"))) == len(DOCUMENTS)
+    monkeypatch.setattr(module, "read_yaml", lambda data, name: pytest.fail("parsed again"))
+    again = Contracts()
+    for name in DOCUMENTS:
+        assert json.dumps(again.parsed(name)) == json.dumps(fresh.parsed(name)), "order and types too"
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-5], lambda data: data.replace(b"run_id", b"run_ie"), lambda data: b"", lambda data: b"\xff" + data])
+def test_a_damaged_cache_is_not_believed(tmp_path, monkeypatch, damage):
+    monkeypatch.setenv("SEG1A_CACHE_DIR", str(tmp_path))
+    right = Contracts().parsed(DICTIONARY)
+    (path,) = tmp_path.rglob("*.json")
+    path.write_bytes(damage(path.read_bytes()))
+    assert Contracts().parsed(DICTIONARY) == right
+
+
+def test_changed_bytes_have_another_place_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEG1A_CACHE_DIR", str(tmp_path))
+    data = contracts().document(REGISTRY)
+    first, second = (module._read_document(data.replace(b"licence: internal", licence), REGISTRY) for licence in (b"licence: internal", b"licence: external"))
+    assert first != second and second["artefacts"] == read_yaml(data.replace(b"licence: internal", b"licence: external"), REGISTRY)["artefacts"]
+
+
+def test_altered_documents_of_tests_never_reach_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEG1A_CACHE_DIR", str(tmp_path))
+    Contracts({REGISTRY: contracts().document(REGISTRY)}).parsed(REGISTRY)
+    assert not list(tmp_path.rglob("*"))

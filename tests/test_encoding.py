@@ -66,6 +66,33 @@ def test_floats_survive(x):
     assert back == x and math.copysign(1, back) == math.copysign(1, x) and isinstance(back, float)
 
 
+LAID_OUT = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+                        lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(TEXTS, inner) | st.dictionaries(st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.booleans(), inner)
+                        | st.dictionaries(st.none(), inner), max_leaves=40)
+
+
+@given(LAID_OUT)
+def test_pretty_json_is_what_the_library_writes_with_an_indent(value):
+    assert pretty_json(value).decode() == json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def test_pretty_json_of_a_long_list():
+    document = {"ids": [2**64 - 1 - i for i in range(5000)], "nested": [[i, {"j": [i]}] for i in range(50)], "rates": [i / 7 for i in range(50)]}
+    assert pretty_json(document).decode() == json.dumps(document, indent=2, sort_keys=True) + "\n"
+
+
+@pytest.mark.parametrize("value", [{"a": [1, {"b": float("nan")}]}, [[float("inf")], [[]]], {float("nan"): [[1]]}])
+def test_pretty_json_refuses_what_has_no_number_at_any_depth(value):
+    refusal("E_NUM_NAN_OR_INF", pretty_json, value)
+
+
+@pytest.mark.parametrize("value, error", [({1: [[]], "a": [[]]}, "not supported between"), ([[object()], [[]]], "not JSON serializable"), ({(1, 2): [[]]}, "keys must be str")])
+def test_pretty_json_of_no_json_value_fails_as_the_library_does(value, error):
+    for write in (pretty_json, lambda value: json.dumps(value, indent=2, sort_keys=True)):
+        with pytest.raises(TypeError, match=error):
+            write(value)
+
+
 @pytest.mark.parametrize("x", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("write", [canonical_json, canonical_line, pretty_json])
 def test_no_json_for_what_is_not_a_number(x, write):
@@ -213,3 +240,43 @@ def test_readers_never_leak_another_exception(data):
 @pytest.mark.parametrize("ns, text", [(999, "1970-01-01T00:00:00.000000Z"), (1000, "1970-01-01T00:00:00.000001Z"), (1700000000000000000, "2023-11-14T22:13:20.000000Z")])
 def test_utc_text(ns, text):
     assert utc_text(ns) == text
+
+
+# ---- what was read is remembered
+
+def test_a_remembered_document_cannot_be_bent():
+    data = b"rules: [{id: one, weights: [1, 2.5, 18446744073709551615]}]\nnothing: ~\nword: .inf\n"
+    first = read_yaml(data, "a.yaml")
+    first["rules"][0]["weights"].clear()
+    first["more"] = 1
+    second = read_yaml(data, "b.yaml")
+    assert second == {"rules": [{"id": "one", "weights": [1, 2.5, 2**64 - 1]}], "nothing": None, "word": math.inf}
+    assert list(second) == ["rules", "nothing", "word"] and [type(x) for x in second["rules"][0]["weights"]] == [int, float, int]
+
+
+def test_a_document_is_parsed_once_and_every_refusal_is_made_anew(monkeypatch):
+    parsed = []
+    build = encoding._build
+    monkeypatch.setattr(encoding, "_build", lambda builder, text: parsed.append(text) or build(builder, text))
+    for _ in range(3):
+        assert read_yaml(b"once: 20251103", "x.yaml") == {"once": 20251103}
+        assert refusal("E_YAML_PARSE", read_yaml, b"twice: 1\ntwice: 2", "x.yaml").detail["line"] == 2
+        assert refusal("E_ELIG_SCHEMA", read_yaml, b"- no mapping 1103", "y.yaml", root_code="E_ELIG_SCHEMA").detail["filename"] == "y.yaml"
+    assert len(parsed) == 1 + 3 + 3
+
+
+def test_the_memory_of_documents_is_bounded():
+    for number in range(3 * encoding._MOST_READ):
+        assert read_yaml(b"n: %d" % number, "x.yaml") == {"n": number}
+    assert len(encoding._READ) <= encoding._MOST_READ
+
+
+def test_a_folder_is_read_ahead_and_what_is_refused_is_refused_again(tmp_path, monkeypatch):
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "good.yaml").write_bytes(b"ahead: 1103")
+    (tmp_path / "bad.yaml").write_bytes(b"a: 1\na: 2")
+    encoding.remember_yaml(str(tmp_path))
+    encoding.remember_yaml(tmp_path / "nowhere")
+    refusal("E_YAML_PARSE", read_yaml, b"a: 1\na: 2", "bad.yaml")
+    monkeypatch.setattr(encoding, "_build", lambda builder, text: pytest.fail("parsed again"))
+    assert read_yaml(b"ahead: 1103", "good.yaml") == {"ahead": 1103}

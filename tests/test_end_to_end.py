@@ -1,6 +1,5 @@
 """Whole runs, as an operator types them: the same bytes anywhere, a seal that holds, refusals that leave only evidence."""
 
-import hashlib
 import json
 import os
 import platform
@@ -12,27 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from run_support import FLAGS, LANES, UNSEALED, last_line, run_root, sealed_files
 
-UNSEALED = ("logs/telemetry/", "run_summary.json")
-FLAGS = ("--seed", "7", "--start-time-ns", "1700000000000000000", "--git-commit", "ab" * 20)
 OPERATOR = "operator-zq81"  # the user's name, and in the path of the home folder: a word that nothing else would write
-LANES = ("--s3-priors", "--s3-integerisation", "--s3-sequencing")
-
-
-def last_line(done: subprocess.CompletedProcess) -> str:
-    return done.stdout.splitlines()[-1] if done.stdout else f"(nothing on stdout; stderr: {done.stderr[-2000:]})"
-
-
-def run_root(done: subprocess.CompletedProcess) -> Path:
-    verdict, _, root = last_line(done).partition(" ")
-    assert verdict == "PASS", last_line(done) + done.stderr[-3000:]
-    return Path(root)
-
-
-def sealed_files(root: Path) -> dict[str, str]:
-    """Relative path -> digest of every file that must not depend on the machine."""
-    files = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sorted(files.items()) if not name.startswith(UNSEALED)}
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +72,9 @@ def test_one_changed_byte_is_found(two_runs, seg1a, pattern):
     assert seg1a("verify", two_runs[1]).returncode == 0
 
 
-def test_in_process_run_gives_the_same_data(two_runs, seg1a, sharded_pack, tmp_path):
-    done = seg1a("run", "--pack", sharded_pack, "--output-dir", tmp_path, "--no-notebooks", *FLAGS, *LANES)
-    data = [{name: digest for name, digest in sealed_files(root).items() if name.startswith(("parameter_scoped/", "logs/"))} for root in (two_runs[0], run_root(done))]
-    assert data[0] == data[1]
+def test_in_process_run_gives_the_same_data(two_runs, in_process_run):
+    data = [{name: digest for name, digest in sealed_files(root).items() if name.startswith(("parameter_scoped/", "logs/"))} for root in (two_runs[0], in_process_run)]
+    assert data[0] == data[1] and len(data[0]) > 20
 
 
 def test_run_summary_says_what_happened(two_runs):

@@ -1,4 +1,5 @@
 """Event parts, trace and the logs of a state: round trips in bulk, damage, interruptions, many threads."""
+import hashlib
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from seg1a.core.events import (COUNTERS, StateLogs, TraceAppender, add_totals, c
 from seg1a.core.rows import row_objects
 from seg1a.core.run import Lineage, Options, Run
 from seg1a.core.shards import Shard, scan_shards
+from seg1a.core.tables import publish_outputs
 
 LINEAGE = Lineage(2**64 - 1, "ab" * 32, "cd" * 32, "ef" * 16, 1_700_000_000_000_000_000)
 STREAMS = list(contracts().streams())
@@ -339,3 +341,84 @@ def test_a_state_without_events_leaves_no_file(run):
         assert logs.write("ztp_final", 0, random_columns("ztp_final", 0)) is None
         logs.append_trace(trace_columns([(0, random_columns("ztp_final", 0), None)]))
     assert logs.records == [] and tree(run.root) == {}
+
+
+# ---------------------------------------------------------------- a trace that grows
+
+def one_shard(stream_id: str, seed: int, rows: int = 40):
+    return trace_columns([(0, random_columns(stream_id, rows, seed=seed), None)])
+
+
+def publish_first_state(run) -> bytes:
+    "The trace of S1, with the list of outputs that a state leaves; its bytes."
+    with StateLogs(run, 1) as logs:
+        logs.append_trace(one_shard("hurdle_bernoulli", 1))
+    publish_outputs(run, 1, logs.records)
+    return run.path("rng_trace_log").read_bytes()
+
+
+def grow(run, fail: bool = False) -> StateLogs:
+    with StateLogs(run, 2) as logs:
+        logs.append_trace(one_shard("gamma_component", 2, rows=9_000))
+        if fail:
+            raise Seg1aError("E_INTERNAL", "on the way")
+    return logs
+
+
+@pytest.mark.parametrize("direct", ["0", "1"])
+def test_a_later_state_writes_behind_the_rows_that_are_there(run, monkeypatch, direct):
+    monkeypatch.setenv("SEG1A_DIRECT_IO", direct)
+    before = publish_first_state(run)
+    path = run.path("rng_trace_log")
+    place = path.stat().st_ino
+    record = grow(run).records[-1]
+    data = path.read_bytes()
+    assert data.startswith(before) and path.stat().st_ino == place  # not copied
+    assert record.sha256 == hashlib.sha256(data).hexdigest() and record.size_bytes == len(data) and record.rows == data.count(b"\n") == 9_040
+
+
+def test_a_state_that_fails_cuts_its_rows_off_again(run):
+    before = publish_first_state(run)
+    with pytest.raises(Seg1aError, match="E_INTERNAL"):
+        grow(run, fail=True)
+    assert run.path("rng_trace_log").read_bytes() == before
+
+
+def test_a_full_disk_cuts_the_rows_off_again(run, monkeypatch):
+    before = publish_first_state(run)
+    real = os.pwrite
+
+    def full(handle, data, offset):
+        if offset > 2_000_000:
+            raise OSError(28, "No space left on device")
+        return real(handle, data, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(Seg1aError, match="E_WRITE_FAIL"):
+            grow(run)
+    assert run.path("rng_trace_log").read_bytes() == before
+
+
+@pytest.mark.parametrize("rest", [b"", b'{"half', b"\0" * 5000])
+def test_what_a_killed_attempt_left_is_cut_off(run, rest):
+    publish_first_state(run)
+    expected = grow(run)
+    path = run.path("rng_trace_log")
+    data = path.read_bytes()
+    path.write_bytes(data[:-1000] + rest)
+    assert grow(run).records == expected.records and path.read_bytes() == data
+
+
+@pytest.mark.parametrize("damage", ["changed", "shorter", "gone"])
+def test_no_state_builds_on_a_trace_that_was_changed(run, damage):
+    before = publish_first_state(run)
+    path = run.path("rng_trace_log")
+    changed = {"changed": before.replace(b'"events_total":3,', b'"events_total":4,'), "shorter": before[:-500], "gone": b""}[damage]
+    assert changed != before
+    path.write_bytes(changed)
+    if damage == "gone":
+        path.unlink()
+    with pytest.raises(Seg1aError, match="E_RNG_ENVELOPE"):
+        grow(run)
+    assert (path.read_bytes() if path.exists() else b"") == changed

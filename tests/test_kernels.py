@@ -1,5 +1,12 @@
 """The kernel decorator: what its cache depends on, and where it lies."""
 
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numba
 import numpy as np
 import pytest
 
@@ -80,6 +87,55 @@ def test_functions_outside_the_package_are_not_cached(tmp_path, monkeypatch):
 
 
 def test_numbas_own_setting_is_left_as_it_was():
-    before = kernels.numba.config.CACHE_DIR
+    before = numba.config.CACHE_DIR
     kernel(test_nowhere_to_write)
-    assert kernels.numba.config.CACHE_DIR == before
+    assert numba.config.CACHE_DIR == before
+
+
+def test_a_changed_callee_in_another_module_is_never_stale(tmp_path):
+    """The real package, copied: `uniform1_k` of samplers calls `philox_block` of philox, which calls `wide_product` of a third module."""
+    shutil.copytree(package_root(), tmp_path / "seg1a", ignore=shutil.ignore_patterns("__pycache__"))
+    program = "import numpy as np; from seg1a.core.samplers import uniform1_k; print(uniform1_k(np.uint64(7), np.uint64(0), np.uint64(1)).hex())"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def answer() -> str:
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def edit(name: str, old: str, new: str) -> None:
+        path = tmp_path / "seg1a" / "core" / name
+        assert path.read_text().count(old) == 1
+        path.write_text(path.read_text().replace(old, new))
+
+    def philox(key: int, lo: int, rounds: int) -> str:
+        a, b = lo, 0
+        for _ in range(rounds):
+            product = 0xD2B74407B1CE6E93 * a
+            a, b = (product >> 64) ^ key ^ b, product % 2**64
+            key = (key + 0x9E3779B97F4A7C15) % 2**64
+        return ((float(a) + 1.0) * 2.0**-64).hex()
+
+    first = answer()
+    assert first == philox(7, 1, 10)
+    edit("philox.py", "for _ in range(10):", "for _ in range(9):")
+    assert answer() == philox(7, 1, 9) != first
+    edit("philox.py", "for _ in range(9):", "for _ in range(10):")
+    assert answer() == first
+
+
+def test_compilations_are_noted_where_somebody_asks(tmp_path, monkeypatch):
+    @kernel
+    def inner(x):
+        return 2 * x
+
+    @kernel
+    def outer(x):
+        return inner(x) + 1
+
+    monkeypatch.setenv(kernels.COMPILATIONS, str(tmp_path / "compiled.jsonl"))
+    assert outer(3) == outer(4) - 2 == 7
+    (line,) = (tmp_path / "compiled.jsonl").read_text().splitlines()
+    assert json.loads(line)["kernel"].endswith("outer") and json.loads(line)["seconds"] > 0.0
+    monkeypatch.setenv(kernels.COMPILATIONS, str(tmp_path / "no" / "such" / "folder"))
+    assert outer(1.5) == 4.0

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seg1a.core.data_files import BLOCK_BYTES
 from seg1a.core import lineage
 from seg1a.core.errors import Seg1aError
 from seg1a.core.lineage import (FileDigest, code_digest, digest_file, free_run_id, git_bytes, manifest_fingerprint, master_material, merchant_u64, package_root,
@@ -34,7 +35,7 @@ def digests(contents):
 
 # ---- files
 
-@pytest.mark.parametrize("size", [0, 1, lineage.BLOCK_BYTES - 1, lineage.BLOCK_BYTES, 2 * lineage.BLOCK_BYTES + 7])
+@pytest.mark.parametrize("size", [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, 2 * BLOCK_BYTES + 7])
 def test_digest_of_a_file(tmp_path, size):
     data = random.Random(size).randbytes(size)
     (tmp_path / "x.bin").write_bytes(data)

@@ -1,6 +1,7 @@
 """The text of numbers and row programs: bulk comparison with Python's own text, hostile bytes, round trips."""
 import json
 import struct
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -89,6 +90,29 @@ def test_a_text_that_is_not_the_shortest_is_refused():
             if repr(float(other)) != other:
                 with pytest.raises(Seg1aError, match="E_FLOAT_TEXT"):
                     parse_float(other)
+
+
+def test_the_shortest_digits_in_any_other_layout_are_refused():
+    "The point everywhere, with and without an exponent that corrects it: one text is read, the one that repr prints."
+    seen = set()
+    for power in range(-9, 21):
+        for digits in ("1", "5", "10", "25", "1234567890123456", "12345678901234567", "99999999999999990", *(repr(x)[2:] for x in RNG.uniform(0.1, 1.0, 20).tolist())):
+            number = Decimal(digits).scaleb(power - len(digits))
+            exact = float(number)
+            texts = {format(number, "f"), f"{number:.25f}".rstrip("0"), repr(exact), repr(exact) + "0", "0" + repr(exact)}
+            for whole in range(0, len(digits) + 1):
+                mantissa = f"{digits[:whole] or '0'}.{digits[whole:] or '0'}"
+                exponent = power - whole
+                texts |= {mantissa, f"{mantissa}e{exponent:+03d}", f"{mantissa}e{exponent}", f"{mantissa}e{exponent:+d}"}
+            for text in texts:
+                data = np.frombuffer(bytearray(text.encode()), np.uint8)
+                bits, end = take_float(data, 0, data.size, np.empty(FLOAT_WIDTH + SLACK, np.uint8))
+                if end == len(text):
+                    assert repr(np.uint64(bits).view(np.float64).item()) == text
+                    seen.add(text)
+                else:
+                    assert repr(float(text)) != text, text
+    assert len(seen) > 500
 
 
 def test_integers_in_and_out():

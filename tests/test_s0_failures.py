@@ -331,13 +331,14 @@ def test_output_folder_that_cannot_be_made(world, tmp_path):
 
 
 def test_wrong_table_is_published_as_evidence_without_flag(world, tmp_path, monkeypatch):
-    write = s0_foundations.write_s0
+    columns_of = s0_foundations.FoundationTables.columns_of
 
-    def one_bit_wrong(run, columns, rule_set):
+    def one_bit_wrong(tables, part):
+        columns = columns_of(tables, part)
         columns.eligible[5] = not columns.eligible[5]
-        return write(run, columns, rule_set)
+        return columns
 
-    monkeypatch.setattr(s0_foundations, "write_s0", one_bit_wrong)
+    monkeypatch.setattr(s0_foundations.FoundationTables, "columns_of", one_bit_wrong)
     record = refused(tmp_path, world, "E_VALIDATION_MISMATCH")
     root = claimed_root(tmp_path)
     (summary,) = root.glob("validation/parameter_hash=*/validation_summary.json")

@@ -9,10 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from s0_support import pack_file, run_of, small_world
 
+from seg1a.core.contracts import REGISTRY, Contracts, contracts
 from seg1a.core.encoding import canonical_line
 from seg1a.core.findings import Report
 from seg1a.core.flags import FLAG, build_index, write_flag
 from seg1a.core.run import open_run
+from seg1a.states import s0_validate
 from seg1a.states.s0_validate import CHECKS, validate_s0
 
 TABLES = ("crossborder_eligibility_flags", "hurdle_design_matrix", "hurdle_pi_probs")
@@ -334,3 +336,34 @@ def test_every_flipped_bit_of_what_s0_proves_is_found(run):
         assert not validate_s0(run).passed, path.name
         path.write_bytes(data)
     assert validate_s0(run).passed
+
+
+# ---- what is remembered -----------------------------------------------------------------------------------------------
+
+
+def asked_again() -> list:
+    """The findings of the lint in a process that has not asked yet."""
+    s0_validate._lint.cache_clear()
+    return s0_validate._lint()
+
+
+def test_lint_is_remembered_for_these_documents_and_no_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEG1A_CACHE_DIR", str(tmp_path))
+    lint, asked = Contracts.lint, []
+    monkeypatch.setattr(Contracts, "lint", lambda self: asked.append(self) or lint(self))
+    assert asked_again() == asked_again() == [] and len(asked) == 1
+    text = contracts().document(REGISTRY).decode()
+    broken = Contracts({REGISTRY: text.replace("licence: internal}", "licence: internal, owner: me}", 1).encode()})
+    monkeypatch.setattr(s0_validate, "contracts", lambda: broken)
+    assert [code for code, _, _ in asked_again()] == ["E_AUTHORITY_BREACH"] and asked_again() and len(asked) == 2
+    monkeypatch.setattr(s0_validate, "contracts", contracts)
+    monkeypatch.setattr(s0_validate, "code_digest", lambda: "0" * 64)
+    assert asked_again() == [] and len(asked) == 3, "other code asks for itself"
+
+
+def test_torn_answer_of_the_lint_is_not_believed(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEG1A_CACHE_DIR", str(tmp_path))
+    asked_again()
+    (answer,) = (tmp_path / "lint").iterdir()
+    answer.write_bytes(answer.read_bytes()[:-1] + b'"E_AUTHORITY_BREACH: torn"]')
+    assert asked_again() == []

@@ -4,13 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from s1_s2_support import VECTORS, end_to_end_run, lineage_of, tree, universe
 
 from seg1a.core.errors import Seg1aError
 from seg1a.core.events import part_path
+from seg1a.core.numerics import logistic, neumaier_dot
 from seg1a.core.run import Options, failure_path
 from seg1a.states.replay import miniature_run
-from seg1a.states.s1_hurdle import run_s1
+from seg1a.states.s1_hurdle import Design, HurdleModel, hurdle_reference, run_s1
 from seg1a.states.s1_validate import validate_s1
 from seg1a.states.s2_nb_outlets import run_s2
 
@@ -194,6 +197,45 @@ def test_gated_rows_are_checked_again_after_s2(tmp_path):
     assert validate_s1(run).passed
     edit_line(part_path(run, "gamma_component", 0), 0, lambda row: row.update(merchant_id=1))
     assert [finding.code for finding in validate_s1(run).findings] == ["gating_violation_no_prior_hurdle_true"]
+
+
+def test_every_stranger_in_a_gated_stream_is_named_once(tmp_path):
+    run = end_to_end_run(tmp_path)
+    run_s1(run), run_s2(run)
+    for row, stranger in ((0, 2**62), (3, 1), (7, 2**62)):
+        edit_line(part_path(run, "gamma_component", 0), row, lambda value, i=stranger: value.update(merchant_id=i))
+    assert [finding.merchant_id for finding in validate_s1(run).findings] == [1, 2**62]
+
+
+def test_rows_of_a_gated_stream_when_nobody_is_multi_site(tmp_path):
+    with_rows, none = end_to_end_run(tmp_path / "a"), end_to_end_run(tmp_path / "b", {"hurdle_coefficients.yaml": HURDLE | {"beta": [-800.0] + [0.0] * 13}})
+    run_s1(with_rows), run_s2(with_rows), run_s1(none)
+    source, place = part_path(with_rows, "nb_final", 0), part_path(none, "nb_final", 0)
+    place.parent.mkdir(parents=True)
+    place.write_bytes(source.read_bytes())
+    merchants = sorted(json.loads(line)["merchant_id"] for line in source.read_bytes().splitlines())
+    assert [finding.merchant_id for finding in validate_s1(none).findings] == merchants
+
+
+coefficient = st.one_of(st.floats(-20.0, 20.0), st.floats(allow_nan=False, allow_infinity=False), st.sampled_from([0.0, -0.0, 5e-324, -5e-324, 1e308, -1e308]))
+
+
+@given(st.lists(coefficient, min_size=9, max_size=30), st.data())
+def test_columns_of_zeros_change_no_bit_of_a_dot_product(beta, data):
+    filled = sorted(data.draw(st.sets(st.integers(0, len(beta) - 1), max_size=5)))
+    values = [data.draw(st.sampled_from([1.0, 9.1, 0.0, -3.5])) for _ in filled]
+    x = [0.0] * len(beta)
+    for i, value in zip(filled, values):
+        x[i] = value
+    full, short = neumaier_dot(beta, x), neumaier_dot([beta[i] for i in filled], values)
+    assert repr(full) == repr(short)      # -0.0 is not 0.0; not finite stays not finite
+    model = HurdleModel(tuple(range(len(beta) - 8)), np.array(beta))
+    design = Design(*(np.array([v]) for v in (7, data.draw(st.integers(0, len(beta) - 9)), data.draw(st.integers(0, 1)), data.draw(st.integers(0, 4)))))
+    x = [0.0] * len(beta)
+    for i in (0, 1 + design.mcc_index[0], len(beta) - 7 + design.channel_index[0], len(beta) - 5 + design.bucket_index[0]):
+        x[i] = 1.0
+    if np.isfinite(eta := neumaier_dot(beta, x)):
+        assert hurdle_reference(design, 0, model, bytes(32))["pi"].hex() == logistic(eta).hex()
 
 
 def test_fail_leaves_evidence_and_no_flag(tmp_path):

@@ -13,8 +13,9 @@ from seg1a.core.run import Options, failure_path
 from seg1a.core.tables import MerchantAbort, read_aborts, write_aborts
 from seg1a.states.replay import miniature_run
 from seg1a.states.s1_hurdle import run_s1
+from seg1a.states.s2_corridors import corridor_policy, cusum_columns, cusum_csv, evaluate_corridors
 from seg1a.states.s2_nb_outlets import STREAMS, run_s2
-from seg1a.states.s2_validate import validate_s2
+from seg1a.states.s2_validate import EVENT_CODES, validate_s2
 
 INPUT = VECTORS["end_to_end"]["input"]
 HURDLE, DISPERSION = INPUT["hurdle_coefficients"], INPUT["nb_dispersion_coefficients"]
@@ -94,6 +95,38 @@ def test_evidence_of_a_pass(tmp_path):
     header, values = (folder / "metrics.csv").read_text().splitlines()
     assert [json.loads(v) for v in values.split(",")] == [summary["metrics"][name] for name in header.split(",")]
     assert all(row["coverage_ok"] for row in summary["rng"]) and len(summary["rng"]) == 3
+
+
+def test_the_corridors_are_about_the_rows_on_disk(tmp_path):
+    run = after_s1(tmp_path)
+    run_s2(run)
+    rows = [json.loads(line) for line in part_path(run, "nb_final", 0).read_bytes().splitlines()]
+    ids, mu, phi, rejections = (np.array([row[name] for row in rows]) for name in ("merchant_id", "mu", "dispersion_k", "nb_rejections"))
+    report = validate_s2(run)
+    again = evaluate_corridors(report.inputs.policy, ids, mu, phi, rejections)
+    assert again.metrics == report.corridors.metrics and again.order.tolist() == report.corridors.order.tolist()
+    count = next(check for check in report.checks if check.id == "counts")
+    assert count.checked == len(part_path(run, "poisson_component_nb", 0).read_bytes().splitlines()) == int((rejections + 1).sum())
+
+
+@pytest.mark.parametrize("kind", sorted(EVENT_CODES))
+def test_no_difference_of_a_part_is_without_a_finding(kind):
+    assert None not in EVENT_CODES[kind].values()      # else a part that differs could pass for the replay
+
+
+def test_cusum_and_its_table_are_those_of_plain_python():
+    rng = np.random.default_rng(9)
+    alpha = rng.choice([0.3, 0.9, 0.999, 1.0, 1e-16], 5000)
+    rejections = rng.geometric(np.maximum(alpha, 0.01)) - 1
+    walk, s, path = cusum_columns(alpha, rejections, 0.5, 0.999), 0.0, []
+    for z in walk["z_score"].tolist():
+        s = max(0.0, s + (z - 0.5))
+        path.append(s)
+    assert walk["cusum"].tolist() == path and max(path) > 0.0 in path
+    mu, phi = rng.lognormal(1.0, 1.0, 5000), rng.lognormal(1.0, 1.0, 5000)
+    corridors = evaluate_corridors(corridor_policy(POLICY), np.cumsum(rng.integers(1, 2**50, 5000)), mu, phi, rejections)
+    columns = [corridors.order.tolist(), *(corridors.trace[name].tolist() for name in ("alpha", "rejections", "expected", "variance", "z_score", "cusum"))]
+    assert cusum_csv(corridors).decode().splitlines()[1:] == [",".join(map(repr, row)) for row in zip(*columns)]
 
 
 def test_corridor_breach_leaves_evidence_and_no_flag(tmp_path):

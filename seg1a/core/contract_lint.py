@@ -8,7 +8,7 @@ __all__ = ['lint']
 # %% ../../nbs/core/12a_contract_lint.ipynb #44a36a46
 import re
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
@@ -17,17 +17,44 @@ from .contracts import ARROW_TYPES, TOKEN_PATTERNS, Contracts, DatasetRecord, St
 from .errors import Seg1aError
 
 # %% ../../nbs/core/12a_contract_lint.ipynb #5985d7e3
+def _references(node: object) -> Iterator[str]:
+    "Every `$ref` inside a schema node."
+    if isinstance(node, Mapping):
+        yield from [node["$ref"]] if "$ref" in node else []
+        for value in node.values():
+            yield from _references(value)
+    elif isinstance(node, list):
+        for item in node:
+            yield from _references(item)
+
+
+def _schema_problem(c: Contracts, ref: str, base: str = "") -> str | None:
+    "What makes the schema at `ref`, or one that it refers to, no schema; None when all are valid. Asked once a place."
+    name, node = c._lookup(ref, base)
+
+    def look() -> str | None:
+        try:
+            Draft202012Validator.check_schema(node)
+        except SchemaError as error:
+            return error.message[:200]
+        return next(filter(None, (_schema_problem(c, inner, name) for inner in _references(node))), None)
+
+    return c._once(("schema problem", name, ref.partition("#")[2]), look)
+
+# %% ../../nbs/core/12a_contract_lint.ipynb #ff762ab3
 def _reference(c: Contracts, ref: str, where: str) -> Iterator[str]:
     "Findings about one schema reference."
     if not re.fullmatch(r"schemas\.(ingress\.layer1|1A|layer1)\.yaml#/.+", ref):
         yield f"E_AUTHORITY_BREACH: {where}: {ref} is outside the three schema documents"
         return
     try:
-        Draft202012Validator.check_schema(c.schema(ref))
+        c.schema(ref)  # every reference on the way arrives
+        problem = _schema_problem(c, ref)
     except Seg1aError as error:
         yield f"{error.code}: {where}: {error.message}"
-    except SchemaError as error:
-        yield f"E_AUTHORITY_BREACH: {where}: {ref} is no valid schema: {error.message[:200]}"
+        return
+    if problem is not None:
+        yield f"E_AUTHORITY_BREACH: {where}: {ref} is no valid schema: {problem}"
 
 # %% ../../nbs/core/12a_contract_lint.ipynb #c78d969d
 def _path(record: DatasetRecord) -> Iterator[str]:

@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['SCHEMA_DOCUMENTS', 'DICTIONARY', 'REGISTRY', 'DOCUMENTS', 'ARROW_TYPES', 'TOKEN_PATTERNS', 'contracts_path',
-           'DatasetRecord', 'StreamRecord', 'ArtefactRecord', 'Contracts', 'contracts']
+           'DatasetRecord', 'StreamRecord', 'ArtefactRecord', 'Contracts', 'contracts', 'prepare']
 
 # %% ../../nbs/core/12_contracts.ipynb #b7fe76f0
+import hashlib
+import platform
 import re
 import string
 from collections.abc import Iterable, Mapping
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from importlib import resources
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,8 @@ from typing import Any
 import pyarrow as pa
 from jsonschema import Draft202012Validator, ValidationError, validators
 
+from . import encoding
+from .cache import remembered
 from .encoding import read_json, read_yaml
 from .errors import Seg1aError
 
@@ -180,6 +185,13 @@ def _template_regex(template: str) -> re.Pattern:
             seen.add(name)
     return re.compile("".join(parts))
 
+# %% ../../nbs/core/12_contracts.ipynb #42230a62
+def _read_document(data: bytes, name: str) -> dict:
+    "The content of one of the package's documents, parsed once for these bytes and this reader."
+    reader = (Path(encoding.__file__).read_bytes(), version("ruamel.yaml").encode(), platform.python_version().encode())
+    key = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in (data, *reader))).hexdigest()
+    return remembered("contracts", key, lambda: read_yaml(data, name))
+
 # %% ../../nbs/core/12_contracts.ipynb #bffd2f6f
 class _Documents:
     "The bytes of the five documents and their content, read with the strict YAML reader."
@@ -187,6 +199,7 @@ class _Documents:
     def __init__(self, documents: Mapping[str, bytes] | None = None):
         "`documents`: file name → bytes, for tests; by default the package's own."
         self._bytes = dict(documents or {})
+        self._given = frozenset(self._bytes)
         self._memo: dict = {}
 
     def document(self, name: str) -> bytes:
@@ -203,7 +216,8 @@ class _Documents:
 
     def parsed(self, name: str) -> dict:
         "Content of one document."
-        return self._once(("parsed", name), lambda: read_yaml(self.document(name), name))
+        read = read_yaml if name in self._given else _read_document
+        return self._once(("parsed", name), lambda: read(self.document(name), name))
 
 # %% ../../nbs/core/12_contracts.ipynb #fe5a6136
 def _by_id(records: Iterable, key: str) -> dict:
@@ -390,3 +404,14 @@ def _document_problems(c: Contracts, id: str, name: str, data: bytes) -> list[st
 def contracts() -> Contracts:
     "The contracts of this package, one object a process."
     return Contracts()
+
+# %% ../../nbs/core/12_contracts.ipynb #41979103
+def prepare() -> None:
+    "Read the five documents and resolve the row schemas and tables, so that whoever asks next need not wait."
+    c = contracts()
+    for id, record in c.datasets().items():
+        if record.schema_ref is not None:
+            c.row_validator(id)
+        if record.format == "parquet":
+            c.arrow_schema(id)
+    c.streams(), c.artefacts(), c.identify("")

@@ -4,13 +4,19 @@
 
 # %% auto #0
 __all__ = ['MAX_BYTES', 'MAX_DEPTH', 'uer', 'ser', 'low64', 'canonical_json', 'canonical_line', 'pretty_json', 'json_value',
-           'read_json', 'plain_scalar', 'read_yaml', 'utc_text']
+           'read_json', 'plain_scalar', 'read_yaml', 'remember_yaml', 'utc_text']
 
 # %% ../../nbs/core/01_encoding.ipynb #d08e4e26
+import hashlib
 import json
+import marshal
+import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta
+from pathlib import Path
+from threading import Lock
 
 # %% ../../nbs/core/01_encoding.ipynb #9f4a9c16
 from .errors import Seg1aError
@@ -71,10 +77,30 @@ def canonical_line(obj: object) -> bytes:
     "The canonical text and one LF: a row of a log, or a whole small file. `E_NUM_NAN_OR_INF` for NaN or infinity."
     return canonical_json(obj).encode("ascii") + b"\n"
 
+# %% ../../nbs/core/01_encoding.ipynb #266ec071
+_NESTED = (dict, list, tuple)
+
+
+def _indented(value: object, line: str) -> str:
+    "The text of a value whose closing bracket stands behind `line`, a line break and its indent."
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, _NESTED) else ()
+    if not items:
+        return _dumps(value)
+    inner = line + "  "
+    if not any(issubclass(kind, _NESTED) for kind in set(map(type, items))):
+        text = _dumps(value, separators=("," + inner, ": "))
+        return text[0] + inner + text[1:-1] + line + text[-1]
+    if isinstance(value, dict):
+        rows = (f"{_dumps({key: 0}, separators=('', ''))[1:-2]}: {_indented(item, inner)}" for key, item in sorted(value.items()))
+    else:
+        rows = (_indented(item, inner) for item in value)
+    text = inner + ("," + inner).join(rows) + line
+    return "{" + text + "}" if isinstance(value, dict) else "[" + text + "]"
+
 
 def pretty_json(obj: object) -> bytes:
     "For files that people read: sorted keys, indent of two, one LF at the end. `E_NUM_NAN_OR_INF` for NaN or infinity."
-    return _dumps(obj, indent=2).encode("ascii") + b"\n"
+    return _indented(obj, "\n").encode("ascii") + b"\n"
 
 # %% ../../nbs/core/01_encoding.ipynb #23188146
 def json_value(value: object) -> object:
@@ -275,16 +301,11 @@ class _Place:
 
 _UNICODE_BREAK = re.compile("[\x85\u2028\u2029]")
 
-# %% ../../nbs/core/01_encoding.ipynb #5dc2735a
-def read_yaml(data: bytes, name: str, code: str = "E_YAML_PARSE", root_code: str = "E_YAML_ROOT") -> dict:
-    """The mapping that a strict YAML 1.2 core document holds (R5, S0 §3.9). JSON is YAML and is read too.
-
-    Refused with `code`: bytes that are not UTF-8, a byte order mark, more than 16 MiB or 64 levels, duplicate keys, keys that are neither
-    text nor integer, anchors, aliases, tags, merge keys, directives, a second document. A root that is not a mapping: `root_code`.
-    Messages and details name file, line, column and key. `.nan` and `.inf` are floats: whoever needs finite numbers checks them."""
+# %% ../../nbs/core/01_encoding.ipynb #1290bb9b
+def _parsed(text: str, name: str, code: str) -> object:
+    "The value of a strict YAML text; refusals raise `code`."
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-    text = _decode(data, name, code)
     if found := _UNICODE_BREAK.search(text):
         raise _problem(name, code, _Place(text, found.start()), "a Unicode line break")
     builder = _Builder(name, code)
@@ -296,9 +317,43 @@ def read_yaml(data: bytes, name: str, code: str = "E_YAML_PARSE", root_code: str
         position = getattr(error, "position", None)
         mark = None if position is None else _Place(text, position)
         raise _problem(name, code, mark, str(error).splitlines()[0]) from error
-    if not isinstance(builder.root, dict):
-        raise Seg1aError(root_code, f"{name}: the root is not a mapping", filename=name, message="the root is not a mapping")
     return builder.root
+
+# %% ../../nbs/core/01_encoding.ipynb #432517ef
+_READ: dict[bytes, bytes] = {}  # SHA-256 of a document -> its root, a mapping, marshalled
+_MOST_READ = 64  # documents; a run has about twenty
+_READ_LOCK = Lock()
+
+
+def _remember(digest: bytes, root: dict) -> None:
+    "Keep what a document holds; when there is no room, forget the oldest."
+    with _READ_LOCK:
+        while len(_READ) >= _MOST_READ:
+            del _READ[next(iter(_READ))]
+        _READ[digest] = marshal.dumps(root)
+
+# %% ../../nbs/core/01_encoding.ipynb #5dc2735a
+def read_yaml(data: bytes, name: str, code: str = "E_YAML_PARSE", root_code: str = "E_YAML_ROOT") -> dict:
+    """The mapping that a strict YAML 1.2 core document holds (R5, S0 §3.9). JSON is YAML and is read too.
+
+    Refused with `code`: bytes that are not UTF-8, a byte order mark, more than 16 MiB or 64 levels, duplicate keys, keys that are neither
+    text nor integer, anchors, aliases, tags, merge keys, directives, a second document. A root that is not a mapping: `root_code`.
+    Messages and details name file, line, column and key. `.nan` and `.inf` are floats: whoever needs finite numbers checks them."""
+    digest = hashlib.sha256(data).digest()
+    if known := _READ.get(digest):
+        return marshal.loads(known)
+    root = _parsed(_decode(data, name, code), name, code)
+    if not isinstance(root, dict):
+        raise Seg1aError(root_code, f"{name}: the root is not a mapping", filename=name, message="the root is not a mapping")
+    _remember(digest, root)
+    return root
+
+# %% ../../nbs/core/01_encoding.ipynb #310d893c
+def remember_yaml(folder: str | os.PathLike) -> None:
+    "Read every `.yaml` file below a folder, so that whoever reads the same bytes later need not wait; a file that is refused is refused again then."
+    for path in sorted(Path(folder).rglob("*.yaml")):
+        with suppress(OSError, Seg1aError):
+            read_yaml(path.read_bytes(), path.name)
 
 # %% ../../nbs/core/01_encoding.ipynb #10bf981b
 def utc_text(ns: int) -> str:

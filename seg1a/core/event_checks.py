@@ -18,6 +18,7 @@ import numpy as np
 
 # %% ../../nbs/core/16b_event_checks.ipynb #5ba07506
 from .contracts import StreamRecord, contracts
+from .data_files import DataReader
 from .encoding import canonical_json, canonical_line, read_json
 from .errors import Seg1aError
 from .event_rows import COUNTERS, audit_row, event_chunks, part_path, stream_record, thread_buffer
@@ -51,7 +52,7 @@ def _fill(file, room: np.ndarray) -> int:
 
 def _file_equals(path: Path, chunks: Iterable[np.ndarray]) -> bool:
     "True when the file holds exactly the text of the chunks."
-    with open(path, "rb", buffering=0) as file:
+    with DataReader(path) as file:
         for chunk in chunks:
             room = thread_buffer("compare").room(chunk.size)[: chunk.size]
             if _fill(file, room) < chunk.size or not _equal(room, chunk):
@@ -349,7 +350,7 @@ def validate_trace(run: Run, state: int, shards: Iterable[TraceColumns], codes: 
         faults = [(_code(codes, "schema"), error.message, None, None, None)]
     else:
         faults = []
-    with open(path, "rb", buffering=0) if stop > start else io.BytesIO() as handle:
+    with DataReader(path) if stop > start else io.BytesIO() as handle:
         handle.seek(start)
         reader = _TraceReader(handle, stop - start, codes)
         for columns in shards:
@@ -378,7 +379,8 @@ class _TraceReader:
         "The next rows that should be there."
         count = int(count_lines(text))
         room = self._take(text.size)
-        if not self.faults and not (room.size == text.size and _equal(room, text)):
+        equal = room.size == text.size and bool(_equal(room, text))
+        if not self.faults and not equal:
             pairs = zip(text.tobytes().splitlines(), room.tobytes().splitlines())
             place, pair = next(((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1]), (0, None))
             if pair and pair[0].startswith(pair[1]):  # cut at the end of the room
@@ -388,7 +390,7 @@ class _TraceReader:
             if pair:
                 self.faults = [(code, message, self.rows + place, a, b) for code, message, a, b in _explain_trace_row(*pair, self.codes)]
         self.rows += count
-        self.observed += int(count_lines(room))
+        self.observed += count if equal else int(count_lines(room))
 
     def finish(self) -> list[tuple]:
         "All faults; the count of rows among them."

@@ -10,7 +10,7 @@ __all__ = ['COUNTERS', 'BLOCK', 'LONGEST_ROW', 'stream_record', 'event_program',
 # %% ../../nbs/core/16_event_rows.ipynb #d2e36075
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
@@ -19,12 +19,13 @@ import numpy as np
 
 # %% ../../nbs/core/16_event_rows.ipynb #198eb586
 from .contracts import StreamRecord, contracts
+from .data_files import DataReader, HashingFile
 from .encoding import canonical_line, read_json
 from .errors import Seg1aError
 from .lineage import root_key_counter
 from .rows import ABSENT, RowBuffer, RowProgram, format_chunks, parse_rows, row_program
 from .run import Lineage, Run, staged
-from .tables import OutputRecord, _HashingFile
+from .tables import OutputRecord
 
 # %% ../../nbs/core/16_event_rows.ipynb #0f323f6a
 COUNTERS = {f"rng_counter_{side}_{half}": "U64" for side in ("before", "after") for half in ("hi", "lo")}
@@ -91,7 +92,7 @@ def part_path(run: Run, stream_id: str, shard_index: int) -> Path:
 
 def write_part_to(run: Run, stream_id: str, shard_index: int, columns: Mapping[str, np.ndarray], place: Path) -> OutputRecord:
     "Write the rows of a part to `place`; the record names the path where the part belongs. OSError when the disk refuses."
-    with closing(_HashingFile(place)) as file:
+    with closing(HashingFile(place, behind=run.workers > 1)) as file:
         for chunk in event_chunks(run, stream_id, columns):
             file.write(chunk)
     return OutputRecord(run.relative(part_path(run, stream_id, shard_index)), file.sha256, file.size, len(columns["merchant_id"]))
@@ -115,7 +116,7 @@ LONGEST_ROW = 1 << 16  # bytes; far more than any stream needs
 def line_blocks(path: Path) -> Iterator[np.ndarray]:
     "Whole lines of a file, some megabytes at a time, uint8; the last block may lack its line end. Each stands until the next is asked for."
     room, held = thread_buffer("read").room(BLOCK), 0
-    with open(path, "rb", buffering=0) as file:
+    with DataReader(path) as file:
         while got := file.readinto(memoryview(room)[held:]):
             held += got
             line_end = room[max(0, held - LONGEST_ROW) : held].tobytes().rfind(b"\n")
@@ -129,24 +130,27 @@ def line_blocks(path: Path) -> Iterator[np.ndarray]:
         yield room[:held]
 
 # %% ../../nbs/core/16_event_rows.ipynb #c268e190
-def read_event_part(run: Run, stream_id: str, shard_index: int) -> dict[str, np.ndarray]:
-    """The columns of a part, as `write_event_part` takes them; a part that does not exist has no rows.
+def read_event_part(run: Run, stream_id: str, shard_index: int, names: Sequence[str] | None = None, digest=None) -> dict[str, np.ndarray]:
+    """The columns of a part, as `write_event_part` takes them, all or those called `names`; a part that does not exist has no rows.
 
+    `digest`: a running hash of `hashlib` that is given every byte of the file on the way, so that nobody has to read it again.
     `E_RNG_ENVELOPE` names file and row (from 0) of the first row that this run's writer could not have written, its lineage
-    included; `E_BUNDLE_INCOMPLETE` when the file cannot be read."""
+    and the columns that nobody asked for included; `E_BUNDLE_INCOMPLETE` when the file cannot be read."""
     program, path = event_program(stream_id, run.lineage), part_path(run, stream_id, shard_index)
-    parts, rows = [parse_rows(program, b"")[0]], 0
+    parts, rows = [parse_rows(program, b"", names=names)[0]], 0
     try:
         for block in line_blocks(path) if path.exists() else ():
-            columns, bad = parse_rows(program, block, thread_buffer("read"))
+            if digest is not None:
+                digest.update(block)
+            columns, bad = parse_rows(program, block, thread_buffer("read"), names)
             if bad >= 0:
                 raise Seg1aError("E_RNG_ENVELOPE", f"{run.relative(path)}: row {rows + bad} is not a {stream_id} event of this run",
                                  file=run.relative(path), row=rows + bad)
-            rows += len(columns["merchant_id"])
+            rows += len(next(iter(columns.values())))
             parts.append(columns)
     except OSError as error:
         raise Seg1aError("E_BUNDLE_INCOMPLETE", f"{path.name} cannot be read: {error.strerror}", path=run.relative(path), errno=error.errno) from error
-    return {name: np.concatenate([part[name] for part in parts]) for name in program.names}
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 # %% ../../nbs/core/16_event_rows.ipynb #d9718577
 def event_parts(run: Run, stream_id: str) -> list[tuple[int, Path]]:

@@ -7,11 +7,11 @@ __all__ = ['StateLogs']
 
 # %% ../../nbs/core/16c_events.ipynb #24d0c89e
 import errno
-import os
 import shutil
 import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from .event_checks import check_rows_against_schema, require_audit, validate_eve
 from .event_rows import (COUNTERS, audit_row, event_chunks, event_parts, event_program, foreign_files, line_blocks, part_path,
                                    read_event_part, stream_record, write_event_part, write_part_to)
 from .lineage import digest_file
-from .run import Run, staged
+from .run import Run, flush, publish_files
 from .tables import OutputRecord
 from .trace import (TraceAppender, TraceColumns, add_totals, format_trace, shard_totals, trace_chunks, trace_columns, trace_keys,
                               trace_offset, trace_program, zero_totals)
@@ -33,14 +33,6 @@ def _refuse_other(run: Run, record: OutputRecord) -> None:
     if path.exists() and (path.stat().st_size != record.size_bytes or digest_file(path).sha256 != record.sha256):
         raise Seg1aError("E_PARTITION_EXISTS", f"{record.path} exists with other content", path=record.path, errno=errno.EEXIST)
 
-
-def _flush(path: os.PathLike) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
 # %% ../../nbs/core/16c_events.ipynb #91c4a4fa
 class StateLogs:
     """Context manager for all event parts and trace rows of one state: written as shards come, published together at the end.
@@ -51,7 +43,7 @@ class StateLogs:
     def __init__(self, run: Run, state: int):
         self.run, self._trace = run, TraceAppender(run, state)
         self._folder = run.path("rng_trace_log").parent / f"_tmp.{uuid.uuid4().hex}"
-        self._parts: list[tuple[OutputRecord, os.PathLike]] = []
+        self._parts: list[tuple[OutputRecord, Path]] = []
         self.records: list[OutputRecord] = []
 
     def __enter__(self) -> "StateLogs":
@@ -73,7 +65,7 @@ class StateLogs:
         place = self._folder / f"{stream_id}-{shard_index:05d}"
         try:
             record = write_part_to(self.run, stream_id, shard_index, columns, place)
-            _flush(place)
+            flush(place)
         except OSError as error:
             raise Seg1aError("E_WRITE_FAIL", f"{place.name} cannot be written: {error.strerror}", path=place.name, errno=error.errno) from error
         self._parts.append((record, place))
@@ -93,9 +85,7 @@ class StateLogs:
         if kind is None:
             for record, _ in self._parts:
                 _refuse_other(self.run, record)
-            for record, place in sorted(self._parts, key=lambda part: part[0].path):
-                with staged(self.run.root / record.path) as temporary:
-                    os.replace(place, temporary)
+            publish_files((place, self.run.root / record.path) for record, place in sorted(self._parts, key=lambda part: part[0].path))
 
     def __exit__(self, kind, error, trace) -> None:
         self._stack.__exit__(kind, error, trace)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .contracts import contracts
+from .data_files import DataReader
 from .encoding import canonical_line, read_json
 from .errors import NotPassed, Seg1aError
 from .run import atomic_bytes
@@ -54,16 +55,11 @@ def folder_files(folder: str | os.PathLike, excluded: Iterable[str] = ()) -> dic
     return dict(sorted(found.items()))
 
 # %% ../../nbs/core/18a_flags.ipynb #d3a0eda8
-_BLOCK = 1 << 20
-
-
 def _blocks(path: Path) -> Iterator[memoryview]:
     "The bytes of a regular file, block by block; an unreadable file is E_GATE_MISMATCH."
-    buffer = memoryview(bytearray(_BLOCK))
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as file:
-            while size := file.readinto(buffer):
-                yield buffer[:size]
+        with DataReader(path, follow=False) as file:
+            yield from file.blocks()
     except OSError as error:
         raise NotPassed("E_GATE_MISMATCH", f"{path.name} cannot be read: {error.strerror}", path=str(path), errno=error.errno) from error
 
@@ -84,12 +80,15 @@ def file_digest(path: Path, total=None) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
+def _without_flags(folder: str | os.PathLike, excluded: Iterable[str]) -> dict[str, Path]:
+    "The files of a folder that a flag covers, by path."
+    return {name: path for name, path in folder_files(folder, excluded).items() if path.name != FLAG}
+
+
 def folder_digests(folder: str | os.PathLike, excluded: Iterable[str] = ()) -> tuple[str, dict[str, tuple[str, int]]]:
     "The flag's hash of a folder, and (digest, size) by path of every file that is not a flag, from one reading of each."
-    total, digests = hashlib.sha256(), {}
-    for name, path in folder_files(folder, excluded).items():
-        if path.name != FLAG:
-            digests[name] = file_digest(path, total)
+    total = hashlib.sha256()
+    digests = {name: file_digest(path, total) for name, path in _without_flags(folder, excluded).items()}
     return total.hexdigest(), digests
 
 # %% ../../nbs/core/18a_flags.ipynb #45257e5b
@@ -99,7 +98,11 @@ def directory_digest(folder: str | os.PathLike, excluded: Iterable[str] = ()) ->
     `excluded`: names of first-level folders to leave out. Errors as `folder_files`, and E_GATE_MISMATCH for unreadable files.
     S0 §6.4.
     """
-    return folder_digests(folder, excluded)[0]
+    total = hashlib.sha256()
+    for path in _without_flags(folder, excluded).values():
+        for block in _blocks(path):
+            total.update(block)
+    return total.hexdigest()
 
 # %% ../../nbs/core/18a_flags.ipynb #68de758c
 def build_sha256sums(folder: str | os.PathLike, digests: Mapping[str, tuple[str, int]] | None = None) -> bytes:
@@ -112,9 +115,12 @@ def build_sha256sums(folder: str | os.PathLike, digests: Mapping[str, tuple[str,
     return "".join(lines).encode("ascii")
 
 # %% ../../nbs/core/18a_flags.ipynb #bf5c0800
-def build_index(folder: str | os.PathLike, excluded: Iterable[str] = ()) -> bytes:
-    "The content of `index.json`: {path, sha256, size_bytes} of every file but itself and flags, by path, canonical JSON."
-    digests = folder_digests(folder, excluded)[1]
+def build_index(folder: str | os.PathLike, excluded: Iterable[str] = (), digests: Mapping[str, tuple[str, int]] | None = None) -> bytes:
+    """The content of `index.json`: {path, sha256, size_bytes} of every file but itself and flags, by path, canonical JSON.
+
+    `digests`: those of the folder by path, in order, if they are known already.
+    """
+    digests = folder_digests(folder, excluded)[1] if digests is None else digests
     return canonical_line([{"path": path, "sha256": sha256, "size_bytes": size}
                            for path, (sha256, size) in digests.items() if path != "index.json"])
 
@@ -183,7 +189,8 @@ def verify_flag(folder: str | os.PathLike, excluded: Iterable[str] = ()) -> str:
     folder = Path(folder)
     if not (folder / FLAG).is_file():
         raise NotPassed("E_BUNDLE_INCOMPLETE", f"{folder.name} has no {FLAG}", path=str(folder / FLAG), errno=None)
-    total, digests = folder_digests(folder, excluded)
+    digests = _without_flags(folder, excluded)  # a name is enough where no index asks for more
+    total, digests = folder_digests(folder, excluded) if "index.json" in digests else (directory_digest(folder, excluded), digests)
     if file_bytes(folder / FLAG) != flag_text(total).encode("ascii"):
         raise NotPassed("E_GATE_MISMATCH", f"the flag of {folder.name} is not that of its files", path=str(folder / FLAG), expected=total)
     if "index.json" in digests:

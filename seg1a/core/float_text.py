@@ -349,11 +349,10 @@ def _take_digits(data, p, stop):
 def take_u64(data, p, stop):
     "(value, end) of the decimal uint64 at `p` of the uint8 array `data`; end is -1 unless `put_u64` could have written it. Reads nothing at or behind `stop`."
     value, count = _take_digits(data, p, stop)
-    if count == 0 or count > 20 or (count > 1 and data[p] == 48):
-        return value, np.int64(-1)
-    if count == 20 and (data[p] != 49 or value < _TEN[19]):
-        return value, np.int64(-1)
-    return value, p + count
+    first = _word_at(data, p, stop) & u64(0xFF)
+    bad = (count == 0) | (count > 20) | ((count > 1) & (first == u64(48)))
+    bad |= (count == 20) & ((first != u64(49)) | (value < _TEN[19]))  # no branches: 19 and 20 digits take turns as they like
+    return value, np.int64(-1) if bad else p + count
 
 # %% ../../nbs/core/15a_float_text.ipynb #49447352
 @inlined
@@ -377,24 +376,34 @@ def _near_bits(w, e):
 # %% ../../nbs/core/15a_float_text.ipynb #daa8f490
 @inlined
 def _scan_decimal(data, p, stop):
-    "(w, e, end) of digits, optional fraction and exponent; end is -1 when the shape is wrong or too long."
+    "(w, e, end, plain) of digits, optional fraction and exponent: end is -1 when the shape is wrong or too long, plain when there is no exponent."
     w, n = _take_digits(data, p, stop)
     end, e = p + n, np.int64(0)
     if n <= 0:
-        return w, e, np.int64(-1)
+        return w, e, np.int64(-1), False
     if end < stop and data[end] == 46:
         fraction, n = _take_digits(data, end + 1, stop)
         if n <= 0 or n > 20:
-            return w, e, np.int64(-1)
+            return w, e, np.int64(-1), False
         w = w * _TEN[n] + fraction if n < 20 else fraction
         end, e = end + 1 + n, -n
     if end + 2 < stop and data[end] == 101:
         size, n = _take_digits(data, end + 2, stop)
         if n <= 0 or n > 3:
-            return w, e, np.int64(-1)
+            return w, e, np.int64(-1), False
         e += -np.int64(size) if data[end + 1] == 45 else np.int64(size)
-        end += 2 + n
-    return w, e, end
+        return w, e, end + 2 + n, False
+    return w, e, end, True
+
+# %% ../../nbs/core/15a_float_text.ipynb #0556dc96
+@inlined
+def _is_plain_layout(first, whole, w, e):
+    "True when digits w with -e of them behind the point, `whole` before it and `first` in front, are laid out as without exponent; False: perhaps."
+    if e >= 0 or whole < 1 or w % u64(10) == u64(0):
+        return False
+    if first == 48:  # 0.ddd with at most three zeros behind the point
+        return whole == 1 and e >= -19 and (e > -4 or w >= _TEN[-e - 4])
+    return whole <= 16 and whole - e <= 19
 
 # %% ../../nbs/core/15a_float_text.ipynb #54f19aa9
 @kernel
@@ -405,10 +414,14 @@ def take_float(data, p, stop, scratch):
     sign, start = u64(0), p
     if p < stop and data[p] == 45:
         sign, start = u64(1 << 63), p + 1
-    w, e, end = _scan_decimal(data, start, stop)
+    w, e, end, plain = _scan_decimal(data, start, stop)
     if end < 0 or end - p > FLOAT_WIDTH or e < _FIRST_POWER or e > 308:
         return sign, np.int64(-1)
     near = _near_bits(w, e)
+    if plain and _is_plain_layout(data[start], end - start - 1 + e, w, e):
+        digits, k = shortest_digits(near)
+        if digits == w and k == e:
+            return sign | near, end
     for bits in (near, near + u64(1), near - u64(1)):
         if bits < u64(0x7FF0000000000000) and put_float(scratch, 0, sign | bits) == end - p:
             different = u64(0)

@@ -8,7 +8,7 @@ __all__ = ['nearest_float', 'nearest_fixed', 'exp', 'expm1', 'ln', 'log1p', 'cos
 
 # %% ../../nbs/core/05_reference.ipynb #463c951c
 from fractions import Fraction
-from functools import cache
+from functools import cache, lru_cache
 from math import copysign, inf, isfinite, isqrt, ldexp
 
 # %% ../../nbs/core/05_reference.ipynb #3a7ebf44
@@ -389,6 +389,7 @@ def lgamma(x: float) -> float:
     return _nearest("lgamma", exact) if x not in (1.0, 2.0) else 0.0
 
 
+@lru_cache(1 << 12)  # counts repeat, and an enclosure costs a millisecond
 def ln_factorial(k: int) -> float:
     "ln(k!) for an integer k >= 0, correctly rounded. Raises E_NUM_NAN_OR_INF for k < 0."
     if k < 0:

@@ -261,28 +261,31 @@ def _match_span(data, p, stop, text, first, last):
     "The position behind text[first:last] if it stands in data at p, else -1. Reads nothing at or behind stop."
     size = last - first
     if p + size > stop:
-        return -1
-    whole = size & ~7
+        return np.int64(-1)
     different = u64(0)
-    for i in range(0, whole, 8):
-        different |= load_word(data, p + i) ^ load_word(text, first + i)
-    if whole < size and p + whole + 8 <= stop:
-        different |= (load_word(data, p + whole) ^ load_word(text, first + whole)) << u64(8 * (8 + whole - size))
-    elif whole < size:
-        for i in range(whole, size):
+    if size >= 8:
+        for i in range(0, size - 8, 8):
+            different |= load_word(data, p + i) ^ load_word(text, first + i)
+        different |= load_word(data, p + size - 8) ^ load_word(text, last - 8)
+    else:
+        for i in range(size):
             different |= u64(data[p + i] ^ text[first + i])
-    return p + size if different == u64(0) else -1
+    return np.int64(p + size) if different == u64(0) else np.int64(-1)
 
 # %% ../../nbs/core/15_rows.ipynb #289c5e32
+@inlined
+def _take_choice(data, p, stop, text, choices, first, last):
+    "(index, end) of a choice; end is -1 when none of its texts stands there."
+    for i in range(first, last):
+        end = _match_span(data, p, stop, text, choices[i, 0], choices[i, 1])
+        if end >= 0:
+            return u64(choices[i, 2]), end
+    return u64(0), np.int64(-1)
+
+
 @kernel
-def _take_value(data, p, stop, kind, text, choices, first, last, scratch):
-    "(word, end) of a choice or a float; end is -1 when the writer could not have written it."
-    if kind == _CHOICE:
-        for i in range(first, last):
-            end = _match_span(data, p, stop, text, choices[i, 0], choices[i, 1])
-            if end >= 0:
-                return u64(choices[i, 2]), np.int64(end)
-        return u64(0), np.int64(-1)
+def _take_number(data, p, stop, kind, scratch):
+    "(bits, end) of a float or null; end is -1 when the writer could not have written it."
     if kind == _F64_OR_NULL and p + 4 <= stop and data[p] == 110:  # n
         rest = data[p + 1] == 117 and data[p + 2] == 108 and data[p + 3] == 108
         return u64(0x7FF8000000000000), np.int64(p + 4 if rest else -1)
@@ -298,19 +301,19 @@ def _read_rows(data, stop, kinds, text, pieces, choices, ranges, words, scratch)
             return row, p
         q = p
         for c in range(columns):
-            q = np.int64(_match_span(data, q, stop, text, pieces[c, 0], pieces[c, 1]))
+            q, kind = _match_span(data, q, stop, text, pieces[c, 0], pieces[c, 1]), kinds[c]
             if q < 0:
                 return row, p
-            if kinds[c] <= _I64:
+            if kind <= _I64:
                 value, q = take_u64(data, q, stop)
-                too_large = kinds[c] == _I64 and value >> u64(63) != u64(0)
+            elif kind == _CHOICE:
+                value, q = _take_choice(data, q, stop, text, choices, ranges[c, 0], ranges[c, 1])
             else:
-                value, q = _take_value(data, q, stop, kinds[c], text, choices, ranges[c, 0], ranges[c, 1], scratch)
-                too_large = False
-            if q < 0 or too_large:
+                value, q = _take_number(data, q, stop, kind, scratch)
+            if q < 0 or (kind == _I64 and value >> u64(63) != u64(0)):
                 return row, p
             words[c, row] = value
-        q = np.int64(_match_span(data, q, stop, text, pieces[columns, 0], pieces[columns, 1]))
+        q = _match_span(data, q, stop, text, pieces[columns, 0], pieces[columns, 1])
         if q < 0:
             return row, p
         p = q
@@ -324,15 +327,18 @@ def _column(kind: str | tuple, words: np.ndarray) -> np.ndarray:
     return words.view({"I64": np.int64, "F64": np.float64, "F64_OR_NULL": np.float64}.get(kind, np.uint64)).copy()
 
 
-def parse_rows(program: RowProgram, data: bytes | np.ndarray, buffer: RowBuffer | None = None) -> tuple[dict[str, np.ndarray], int]:
+def parse_rows(program: RowProgram, data: bytes | np.ndarray, buffer: RowBuffer | None = None,
+               names: Sequence[str] | None = None) -> tuple[dict[str, np.ndarray], int]:
     """The columns of JSON lines that `format_rows(program, …)` wrote, and the index of the first row that it could not have written, or -1.
 
     `data` is bytes or uint8 (used in place when it is writable). Columns hold the rows before the bad one: uint64, int64 for I64, float64
-    with NaN for null, uint8 for a choice, bool for a choice between False and True. Raises nothing, whatever the bytes are."""
+    with NaN for null, uint8 for a choice, bool for a choice between False and True. `names`: the columns to return (default: all); the
+    others are checked all the same. Raises nothing, whatever the bytes are."""
     buffer = buffer or RowBuffer()
     data = np.frombuffer(bytearray(data), np.uint8) if isinstance(data, (bytes, memoryview)) else np.ascontiguousarray(data)
     data = data if data.flags.writeable else data.copy()
     words = buffer.words(len(program.names), data.size // program.least)
     good, end = _read_rows(data, data.size, *program.tables, words, np.empty(FLOAT_WIDTH + SLACK, np.uint8))
-    columns = {name: _column(program.columns[name], words[c, :good]) for c, name in enumerate(program.names)}
+    wanted = program.names if names is None else names
+    columns = {name: _column(program.columns[name], words[program.names.index(name), :good]) for name in wanted}
     return columns, -1 if end == data.size else int(good)

@@ -9,7 +9,7 @@ __all__ = ['trace_keys', 'trace_program', 'TraceColumns', 'trace_columns', 'zero
 # %% ../../nbs/core/16a_trace.ipynb #d4e9cf2b
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,14 +18,15 @@ import numpy as np
 
 # %% ../../nbs/core/16a_trace.ipynb #034c0830
 from .contracts import contracts
+from .data_files import DataReader, HashingFile
 from .encoding import read_json
 from .errors import Seg1aError
-from .event_rows import BLOCK, COUNTERS, LONGEST_ROW, stream_record, thread_buffer
+from .event_rows import COUNTERS, LONGEST_ROW, stream_record, thread_buffer
 from .float_text import u64
 from .kernels import kernel
 from .rows import CHUNK, RowBuffer, RowProgram, format_rows, row_program
-from .run import Lineage, Run, staged
-from .tables import OutputRecord, _HashingFile
+from .run import Lineage, Run, flush, staged
+from .tables import OutputRecord, read_outputs
 
 # %% ../../nbs/core/16a_trace.ipynb #b26f8050
 def trace_keys(state: int) -> list[str]:
@@ -182,52 +183,87 @@ def count_lines(data):
         n += data[i] == 10
     return n
 
+# %% ../../nbs/core/16a_trace.ipynb #cf5e07ef
+def _published(run: Run, state: int) -> OutputRecord | None:
+    "What the last state before `state` published as the trace; None when none left a list of its outputs. `E_BUNDLE_INCOMPLETE`."
+    for earlier in range(state - 1, 0, -1):
+        if run.path("state_outputs", state=earlier).exists():
+            path = run.relative(run.path("rng_trace_log"))
+            if found := [record for record in read_outputs(run, earlier) if record.path == path]:
+                return found[0]
+    return None
+
+# %% ../../nbs/core/16a_trace.ipynb #99ff0315
+@contextmanager
+def _grown(path: Path, kept: int) -> Iterator[Path]:
+    "Yields `path` to write at behind its first `kept` bytes; flushes it, or after an exception cuts it back. `E_WRITE_FAIL` for an OSError."
+    try:
+        yield path
+        flush(path)
+    except BaseException as error:
+        with suppress(OSError):
+            os.truncate(path, kept)
+        if isinstance(error, OSError):
+            raise Seg1aError("E_WRITE_FAIL", f"{path.name} cannot be written: {error.strerror}", path=str(path), errno=error.errno) from error
+        raise
+
 # %% ../../nbs/core/16a_trace.ipynb #4ba19499
 class TraceAppender:
-    """Context manager that puts the rows of one state behind those of the states before it; one rename at the end.
+    """Context manager that puts the rows of one state behind those of the states before it.
 
     Rows of this or a later state that are already there are dropped: a state that is run again writes its own.
-    `record` (OutputRecord of the whole file, None if there is no row at all) and `totals` (of this state) stand after the block."""
+    `record` (OutputRecord of the whole file, None if there is no row at all) and `totals` (of this state) stand after the block.
+    `E_RNG_ENVELOPE` when the rows before are not those that the earlier state published."""
 
     def __init__(self, run: Run, state: int):
         self.path, self._relative, self._state = run.path("rng_trace_log"), run.relative(run.path("rng_trace_log")), state
         self._program, self.totals = trace_program(trace_keys(state), run.lineage), zero_totals(len(trace_keys(state)))
         self.rows, self.record, self._file = 0, None, None
+        self._before, self._behind = _published(run, state), run.workers > 1
 
     def __enter__(self) -> "TraceAppender":
-        with ExitStack() as stack:
-            self._stack = stack
-            self._copy(trace_offset(self.path, self._state) if self.path.exists() else 0)
-            self._stack = stack.pop_all()
+        kept = self._before.size_bytes if self._before else trace_offset(self.path, self._state) if self.path.exists() else 0
+        if kept > (self.path.stat().st_size if self.path.exists() else 0):
+            raise self._sand("is shorter than an earlier state left it")
+        with ExitStack() as self._stack:
+            if kept:
+                self.rows = self._before.rows if self._before else self._rows_in(kept)
+                self._open(self._stack.enter_context(_grown(self.path, kept)), kept)
+            self._stack = self._stack.pop_all()
         return self
 
-    def _copy(self, size: int) -> None:
-        "The first `size` bytes of the present file."
-        if size:
-            with open(self.path, "rb", buffering=0) as old:
-                room = thread_buffer("read").room(BLOCK)
-                while size and (got := old.readinto(memoryview(room)[:size])):
-                    self._write(room[:got])
-                    size -= got
+    def _open(self, place: Path, kept: int = 0) -> None:
+        self._stack.push(self._check)       # when the file is closed, and before it gets its name or may stay
+        self._file = self._stack.enter_context(closing(HashingFile(place, kept, self._behind)))
+
+    def _rows_in(self, size: int) -> int:
+        with DataReader(self.path) as file:
+            return sum(int(count_lines(np.frombuffer(block, np.uint8))) for block in file.blocks(size))
+
+    def _sand(self, what: str) -> Seg1aError:
+        return Seg1aError("E_RNG_ENVELOPE", f"{self.path.name} {what}", file=self.path.name, row=None)
+
+    def _check(self, kind, error, trace) -> None:
+        if kind is None and self._before and self._file.kept_sha256 != self._before.sha256:
+            raise self._sand("was changed after an earlier state left it")
 
     def _write(self, text: np.ndarray) -> None:
         if self._file is None:
-            self._file = self._stack.enter_context(closing(_HashingFile(self._stack.enter_context(staged(self.path, replace=True)))))
+            self._open(self._stack.enter_context(staged(self.path, replace=True)))
         self._file.write(text)
-        self.rows += int(count_lines(text))
 
     def append(self, rows: TraceColumns | np.ndarray) -> None:
         """The events of the next shard; or their text (uint8, whole lines, from `format_trace`), when somebody else keeps the totals.
 
         `E_RNG_BUDGET` when a total would pass 2**64 - 1, `E_WRITE_FAIL`."""
         if not isinstance(rows, TraceColumns):
-            if len(rows):
-                self._write(np.frombuffer(rows, np.uint8) if isinstance(rows, bytes) else rows)
-            return
+            text = np.frombuffer(rows, np.uint8)
+            self.rows += int(count_lines(text))
+            return self._write(text) if text.size else None
         after = add_totals(self.totals, shard_totals(rows, len(self.totals)))
         for text in trace_chunks(self._program, rows, self.totals):
             self._write(text)
-        self.totals = after
+        self.totals, self.rows = after, self.rows + len(rows)
 
     def __exit__(self, kind, error, trace) -> None:
         self._stack.__exit__(kind, error, trace)

@@ -246,8 +246,10 @@ def read_evidence(root: Path, summary: Mapping | None = None, baseline: float | 
     asked = {0, *(state for state in range(5) if isinstance(validated, list) and validated[state : state + 1] != [True])}
     flags = {state: _flag_holds(folders[state], own if state == 0 else []) for state in sorted(asked)}
     states = tuple(_document(place / "summary.json") or _mapping(summary.get(f"s{state}")) for state, place in enumerate(work))
+    split = _mapping(states[3].get("metrics")).get("integerisation_enabled")  # else nobody asks for its lines, which are many
+    bound = _or_empty(_bound_lines, folders[3] / "integerisation_diagnostics.jsonl") if split else None
     return AlertEvidence(identity, stamp, summary, states, {name: _document(bundle / name) for name in _DOCUMENTS}, flags,
-                         _or_empty(_line_count, audit), _or_empty(_bound_lines, folders[3] / "integerisation_diagnostics.jsonl") or {}, baseline)
+                         _or_empty(_line_count, audit), bound or {}, baseline)
 
 # %% ../../nbs/operations/04a_alerts.ipynb #0996688e
 def _or_empty(read: Callable, path: Path):

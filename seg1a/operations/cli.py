@@ -121,12 +121,14 @@ def build_parser(command_line: list[str]) -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
     shared.add_argument("--json", action="store_true", help="print the result as JSON")
+    shared.add_argument("--direct-io", action=argparse.BooleanOptionalAction, default=None, help="read and write large files past the page cache (O_DIRECT, where the file system can); the bytes are the same")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     run = commands.add_parser("run", parents=[shared], help="run S0 to S4 on a pack and seal the result", description="Run S0 to S4 on a pack and seal the result. The last line of stdout is PASS, WITHHELD or FAIL.")
     for add in (_input_flags, _run_flags, _place_flags):
         add(run)
     verify = commands.add_parser("verify", parents=[shared], help="check a run's seal: flag, indexes and every digest", description="Check a run's seal: flag, indexes and every digest; of a promoted run also its record. Exit status 0 for PASS, 1 for anything else.")
     verify.add_argument("root", help="run root, e.g. runs/dev/latest, or a promoted run: a folder, file:// or s3://")
+    verify.add_argument("--require-signature", type=Path, metavar="KEY", help="public ed25519 key (PEM): a promoted run must also carry a verdict and an origin signed with it (extra sign)")
     _pack_commands(commands.add_parser("pack", help="build and verify artefact packs"), shared)
     for name in _commands_to_import(command_line):
         getattr(importlib.import_module(_LATER[name]), f"add_{name}_parser")(commands, shared)
@@ -233,10 +235,17 @@ def run_command(arguments: argparse.Namespace, command_line: list[str]) -> int:
     """`seg1a run`."""
     _check_run_arguments(arguments)
     progress = _stderr_progress(arguments.quiet)
-    request = _request(arguments, _pack_for(arguments, progress), command_line)
-    from seg1a.operations.pipeline import run_pipeline
+    from seg1a.operations.zygote import PREPARATIONS, Zygote
 
-    summary = run_pipeline(request, progress)
+    zygote = Zygote(PREPARATIONS) if arguments.notebooks else None  # it imports while the pack is verified
+    try:
+        request = _request(arguments, _pack_for(arguments, progress), command_line)
+        from seg1a.operations.pipeline import run_pipeline
+
+        summary = run_pipeline(request, progress, zygote)
+    finally:
+        if zygote is not None:
+            zygote.close()
     if arguments.result_json is not None:
         from seg1a.core.encoding import pretty_json
         from seg1a.core.run import atomic_bytes
@@ -268,10 +277,26 @@ def _verdict_on(place: str):
         raise UsageError("E_ROOT_NOT_FOUND", f"{place} is no run root: it has no run_root.json")
     return verify_bundle(store.folder)
 
+# %% ../../nbs/operations/03_cli.ipynb #700ad95c
+def _require_signature(place: str, verdict, key: Path) -> None:
+    """NotPassed unless the promoted run carries attestations that are signed with the public key and say what its bytes say."""
+    from seg1a.core.errors import NotPassed
+    from seg1a.operations.attest import RunFiles, verify_run_signature
+    from seg1a.operations.promoted import record_facts
+    from seg1a.operations.store import open_store, read
+
+    if getattr(verdict, "record", None) is None:
+        raise NotPassed("E_SIGNATURE_MISSING", f"{place} is no promoted run: only those carry attestations", path=place)
+    recorded, store = record_facts(verdict.record), open_store(place)
+    digests = verdict.found | {path: recorded[path] for path in verdict.expired}
+    verify_run_signature(RunFiles(digests, lambda name: read(store, name)), key)
+
 # %% ../../nbs/operations/03_cli.ipynb #608cfbf9
 def verify_command(arguments: argparse.Namespace) -> int:
     """`seg1a verify PLACE`: exit 0 for PASS, 1 for anything else."""
     verdict = _verdict_on(arguments.root)
+    if verdict.passed and arguments.require_signature is not None:
+        _require_signature(arguments.root, verdict, arguments.require_signature)
     if expired := getattr(verdict, "expired", ()):
         print(f"seg1a: {len(expired)} files were deleted when their term had ended (retention_log.jsonl)", file=sys.stderr)
     if arguments.json:
@@ -309,6 +334,8 @@ def main(command_line: list[str] | None = None) -> int:
     os.environ["SEG1A_DEBUG"] = "1" if debug else ""
     try:
         arguments = build_parser(command_line).parse_args(command_line)
+        if arguments.direct_io is not None:
+            os.environ["SEG1A_DIRECT_IO"] = str(int(arguments.direct_io))  # for the states' kernels too
         if arguments.command in _LATER:
             return getattr(importlib.import_module(_LATER[arguments.command]), f"{arguments.command}_command")(arguments)
         commands = {"run": lambda: run_command(arguments, command_line), "verify": lambda: verify_command(arguments), "pack": lambda: pack_command(arguments)}

@@ -29,12 +29,12 @@ def _command(commands, shared: argparse.ArgumentParser, name: str, help: str, de
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     return parser
 
-# %% ../../nbs/operations/03a_cli_store.ipynb #5b304f98
+# %% ../../nbs/operations/03a_cli_store.ipynb #5026f588
 def _progress(arguments: argparse.Namespace) -> Callable[[str], None]:
     "Prints lines to stderr, or says nothing."
     return (lambda line: None) if arguments.quiet else (lambda line: print(line, file=sys.stderr, flush=True))
 
-# %% ../../nbs/operations/03a_cli_store.ipynb #b14b6f10
+# %% ../../nbs/operations/03a_cli_store.ipynb #5b8bb66b
 def _result(arguments: argparse.Namespace, line: str, document: dict) -> None:
     "The result: with --json a line of JSON first, then the line that is always last."
     if arguments.json:
@@ -51,7 +51,7 @@ def add_stage_parser(commands, shared: argparse.ArgumentParser) -> None:
     parser.add_argument("dest", type=Path, help="folder in which the pack's folder is made")
     parser.add_argument("--artefact-version", metavar="TEXT", help="stop unless the pack has this version")
 
-# %% ../../nbs/operations/03a_cli_store.ipynb #c17b6141
+# %% ../../nbs/operations/03a_cli_store.ipynb #d95b6432
 def stage_command(arguments: argparse.Namespace) -> int:
     "`seg1a stage SOURCE DEST`: exit 0 when the pack is there, 2 when it was refused."
     from seg1a.inputs.manifest import read_manifest
@@ -73,15 +73,17 @@ def add_promote_parser(commands, shared: argparse.ArgumentParser) -> None:
     parser = _command(commands, shared, "promote", "copy a run that passed to where it is kept", text)
     parser.add_argument("root", type=Path, help="run root, e.g. runs/dev/latest")
     parser.add_argument("dest", help="where runs are kept, e.g. s3://universes")
+    parser.add_argument("--sign", type=Path, metavar="KEY", help="private ed25519 key (PEM): also put a signed verdict and a signed origin beside the run (extra sign)")
 
-# %% ../../nbs/operations/03a_cli_store.ipynb #91fe419c
+# %% ../../nbs/operations/03a_cli_store.ipynb #2104d832
 def promote_command(arguments: argparse.Namespace) -> int:
     "`seg1a promote ROOT DEST`: exit 0 when the run is there, 1 when it may not go there."
+    from seg1a.operations.attest import promotion_extras
     from seg1a.operations.promote import promote
 
     if not (arguments.root / "run_root.json").exists():
         raise UsageError("E_ROOT_NOT_FOUND", f"{arguments.root} is no run root: it has no run_root.json")
-    done = promote(arguments.root, arguments.dest, progress=_progress(arguments))
+    done = promote(arguments.root, arguments.dest, lambda root, now_ns, verdict: promotion_extras(root, arguments.sign, now_ns, verdict), progress=_progress(arguments))
     _result(arguments, f"PROMOTED {done.uri}", {"promoted": done.uri, "was_there": done.was_there, "files": len(done.record["files"]), "bytes": done.record["bytes"],
                                                 "attached": [row["path"] for row in done.record["attached"]], "flag_sha256_hex": done.record["flag_sha256_hex"]})
     return 0
@@ -97,20 +99,38 @@ def add_replay_parser(commands, shared: argparse.ArgumentParser) -> None:
     parser.add_argument("--pack", required=True, metavar="PLACE", help="the run's pack")
     parser.add_argument("--output-dir", type=Path, metavar="PATH", help="keep the new run here (default: it is removed)")
     parser.add_argument("--workers", type=int, metavar="N", help="threads a state may use (default: the CPUs)")
+    parser.add_argument("--sign", type=Path, metavar="KEY", help="private ed25519 key (PEM): when all is equal, sign a statement of it (needs --statement; extra sign)")
+    parser.add_argument("--statement", type=Path, metavar="FILE", help="where the signed statement goes")
     parser.add_argument("--data-only", action="store_true", help="allow another version of the package: compare tables and events row by row, without the names of the run")
 
-# %% ../../nbs/operations/03a_cli_store.ipynb #0d102c66
+# %% ../../nbs/operations/03a_cli_store.ipynb #f4a4c0e7
 def replay_command(arguments: argparse.Namespace) -> int:
     "`seg1a replay PLACE --pack PLACE`: exit 0 when equal, 1 when different."
     from seg1a.operations.replay import replay
 
+    if (arguments.sign is None) != (arguments.statement is None) or (arguments.sign and arguments.data_only):
+        raise UsageError("E_USAGE", "--sign and --statement go together, and not with --data-only: only equal bytes are attested")
     done = replay(arguments.place, arguments.pack, arguments.output_dir, arguments.workers, arguments.data_only, _progress(arguments))
     for difference in done.differences[:20]:
         print(f"seg1a: {difference}", file=sys.stderr)
+    if done.equal and arguments.sign:
+        _sign_replay(arguments)
     line = f"EQUAL {done.uri}" if done.equal else f"DIFFERENT {done.uri}: {done.differences[0]}"
     _result(arguments, line, {"equal": done.equal, "place": done.uri, "files": done.files, "size_bytes": done.size_bytes, "data_only": arguments.data_only,
                               "root": str(done.root) if arguments.output_dir else None, "differences": [vars(one) for one in done.differences]})
     return 0 if done.equal else 1
+
+# %% ../../nbs/operations/03a_cli_store.ipynb #7eba87c2
+def _sign_replay(arguments: argparse.Namespace) -> None:
+    "Write the signed statement that the replay of a promoted run was equal."
+    from seg1a.core.run import atomic_bytes
+    from seg1a.operations.attest import RunFiles, replay_statement
+    from seg1a.operations.envelope import sign
+    from seg1a.operations.store import open_store, read
+
+    store = open_store(arguments.place)
+    statement = replay_statement(RunFiles({}, lambda name: read(store, name)), time.time_ns())
+    atomic_bytes(arguments.statement, sign(statement, arguments.sign), replace=True)
 
 # %% ../../nbs/operations/03a_cli_store.ipynb #c5a86203
 def _utc_ns(text: str) -> int:
@@ -121,7 +141,7 @@ def _utc_ns(text: str) -> int:
         raise argparse.ArgumentTypeError(f"expected a date like 2026-01-31, got {text!r}") from error
     return int((moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()) * 10**9
 
-# %% ../../nbs/operations/03a_cli_store.ipynb #e5b77b67
+# %% ../../nbs/operations/03a_cli_store.ipynb #a1d27f43
 def add_retain_parser(commands, shared: argparse.ArgumentParser) -> None:
     "Add `retain` to the sub-commands of seg1a."
     text = """Say which files of promoted runs have passed the terms of a policy, and with --apply delete them. Bundles, summaries and evidence are kept for good;
@@ -134,7 +154,7 @@ def add_retain_parser(commands, shared: argparse.ArgumentParser) -> None:
     when.add_argument("--apply", action="store_true", help="delete; without it nothing is changed")
     when.add_argument("--as-of", type=_utc_ns, metavar="DATE", help="say what could be deleted then")
 
-# %% ../../nbs/operations/03a_cli_store.ipynb #7dba6f9a
+# %% ../../nbs/operations/03a_cli_store.ipynb #0b3e8141
 def retain_command(arguments: argparse.Namespace) -> int:
     "`seg1a retain DEST --policy FILE [--apply]`: exit 0."
     from seg1a.operations.retain import apply_retention, plan_retention, read_policy

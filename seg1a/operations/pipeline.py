@@ -23,11 +23,13 @@ from pathlib import Path
 from .. import __version__
 from ..core.encoding import pretty_json, read_json
 from ..core.errors import Seg1aError
-from ..core.lineage import code_digest
+from ..core.kernels import COMPILATIONS, is_compiled
+from ..core.lineage import code_digest, package_root
 from ..core.run import Lineage, Options, Run, atomic_bytes, failure_path, open_run, record_failure, unsealed_lineage
 from ..core.shards import worker_count
 from .alerts import alerts_document, run_alerts
 from .seal import fold_s0, read_summary, seal
+from .zygote import PREPARATIONS, Zygote
 
 # %% ../../nbs/operations/02_pipeline.ipynb #febc8655
 @dataclass(frozen=True)
@@ -81,12 +83,24 @@ class Execution:
     root: Path | None = None
     notebooks: dict[int, bytes] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    own_seconds: dict[str, float] = field(default_factory=dict)
     kernels: dict[int, object] = field(default_factory=dict)
+    zygote: Zygote | None = None
 
     @property
     def handoff(self) -> Path:
         """Where S0 says which root it claimed."""
         return self.scratch / "claimed.json"
+
+    @property
+    def compilations(self) -> Path:
+        """Where kernels that had to be compiled are noted."""
+        return self.scratch / "compiled.jsonl"
+
+    def compile_seconds(self) -> float:
+        """Seconds spent on compiling so far, in whichever process."""
+        lines = self.compilations.read_bytes().splitlines() if self.compilations.exists() else []
+        return sum(read_json(line, self.compilations.name)["seconds"] for line in lines)
 
     def learn_root(self) -> None:
         """Take the root from S0's hand-off, if it got that far."""
@@ -109,13 +123,12 @@ def _parameters(execution: Execution, state: int) -> dict[str, str]:
 # %% ../../nbs/operations/02_pipeline.ipynb #ebb8a1fd
 def _in_notebook(execution: Execution, state: int) -> None:
     """Execute the run notebook of a state; keep the canonical form, file the raw one under telemetry."""
-    from seg1a.operations.audit import canonical_notebook, execute_notebook, local_places, run_notebook_path
+    from seg1a.operations.audit import canonical_notebook, cell_seconds, execute_notebook, local_places, run_notebook_path
 
-    kernel = execution.kernels.pop(state, None) or _start(execution, state)
-    if state == 0:
-        _announce_compilation(execution.progress)
-    if state < 4:
-        execution.kernels[state + 1] = _start(execution, state + 1)
+    for number in range(state, min(state + 2, 5)):
+        if number not in execution.kernels:
+            execution.kernels[number] = _start(execution, number)
+    kernel = execution.kernels.pop(state)
     raw = execution.scratch / f"s{state}.ipynb"
     try:
         executed = execute_notebook(run_notebook_path(state), _parameters(execution, state), kernel, raw, execution.request.state_timeout)
@@ -127,24 +140,28 @@ def _in_notebook(execution: Execution, state: int) -> None:
             shutil.copyfile(raw, folder / raw.name)
     places = local_places(run=execution.root, output=execution.request.output_dir, pack=execution.request.pack, scratch=execution.scratch)
     execution.notebooks[state] = canonical_notebook(executed, places)
+    execution.own_seconds[f"S{state}"] = cell_seconds(executed, f"run_s{state}(")
 
 
 def _start(execution: Execution, state: int):
-    """A kernel that already imports the module of its state."""
-    from seg1a.operations.audit import start_kernel
+    """A kernel that has imported the module of its state."""
+    from seg1a.operations.kernel import start_kernel
 
-    return start_kernel(STATE_MODULES[state], execution.request.environment())
+    environment = execution.request.environment() | {COMPILATIONS: str(execution.compilations)}
+    return start_kernel(execution.zygote, STATE_MODULES[state], environment)
 
 # %% ../../nbs/operations/02_pipeline.ipynb #b5decf02
 def _in_process(execution: Execution, state: int) -> None:
     """Run a state in this process; the bundle then holds no notebook of it."""
     parameters = _parameters(execution, state)
-    os.environ.update(execution.request.environment())
+    os.environ.update(execution.request.environment() | {COMPILATIONS: str(execution.compilations)})
+    started = time.monotonic()
     try:
         if state == 0:
             state_function(0)(parameters["request"])
         else:
             state_function(state)(execution.open())
+        execution.own_seconds[f"S{state}"] = time.monotonic() - started
     finally:
         execution.learn_root()
 
@@ -152,7 +169,9 @@ def _in_process(execution: Execution, state: int) -> None:
 def _run_state(execution: Execution, state: int) -> None:
     """One state, from its start to its progress line."""
     execution.progress(f"S{state} {STATE_TITLES[state]} …")
-    started = time.monotonic()
+    if state == 0:
+        _announce_compilation(execution.progress)
+    started, compiled = time.monotonic(), execution.compile_seconds()
     (_in_notebook if execution.request.options.notebooks else _in_process)(execution, state)
     if state == 0:
         fold_s0(execution.open())
@@ -160,14 +179,13 @@ def _run_state(execution: Execution, state: int) -> None:
     execution.seconds[f"S{state}"] = time.monotonic() - started
     summary = read_summary(execution.open(), state)
     rows = ", ".join(f"{name} {count:,}" for name, count in sorted(summary["rows"].items()))
-    execution.progress(f"S{state} {'not validated' if not summary['validated'] else 'passed'} in {execution.seconds[f'S{state}']:.1f} s ({rows})")
+    compiled = execution.compile_seconds() - compiled
+    compiling = f", {compiled:.1f} s of it compiling" if compiled >= 0.1 else ""
+    execution.progress(f"S{state} {'not validated' if not summary['validated'] else 'passed'} in {execution.seconds[f'S{state}']:.1f} s{compiling} ({rows})")
 
 
 def _announce_compilation(progress: Progress) -> None:
     """Say so when the kernels of this version of the code have never run here: compiling them takes a while, once."""
-    from seg1a.core.kernels import is_compiled
-    from seg1a.core.lineage import package_root
-
     if not all(is_compiled(package_root() / "core" / name) for name in ("samplers.py", "rows.py")):
         progress("compiling kernels, once for this version of the code: adds about a minute …")
 
@@ -208,11 +226,16 @@ def build_summary(execution: Execution, failure: dict | None, gate: dict) -> dic
             "version": "1A.run.v1", "status": {"PASS": "passed", "WITHHELD": "unvalidated"}.get(gate["status"], "failed"), "exit_code": 1 if gate["status"] == "FAIL" else 0,
             "failure": failure and {"class": failure["failure_class"], "code": failure["error_code"], "state": failure["state"], "detail": failure["detail"]},
             "started_utc_ns": request.start_time_ns, "finished_utc_ns": time.time_ns(), "git_commit": request.git_commit, "package_version": __version__,
-            "flags": list(request.command_line), "seconds": {name: round(value, 3) for name, value in execution.seconds.items()},
+            "flags": list(request.command_line), "seconds": _rounded(execution.seconds),
         } | inputs,
         "gate": gate, "lineage": lineage, "alerts": [],
     }
     return summary | {f"s{state}": _state_summary(execution, state) for state in range(5)}
+
+
+def _rounded(seconds: dict[str, float]) -> dict[str, float]:
+    """Seconds to the millisecond."""
+    return {name: round(value, 3) for name, value in seconds.items()}
 
 
 def _sealed_inputs(root: Path, request: RunRequest) -> tuple[dict, dict]:
@@ -241,19 +264,25 @@ def write_telemetry(execution: Execution) -> None:
     environ = {"hostname": platform.node(), "platform": platform.platform(), "python": sys.version, "libc": " ".join(platform.libc_ver()),
                "build_commit": execution.request.git_commit, "code_digest": code_digest(),
                "packages": {package.name: package.version for package in sorted(distributions(), key=lambda package: package.name)}}
-    stamp = {"argv": list(execution.request.command_line), "workers": execution.request.workers, "output_dir": str(execution.request.output_dir), "pack": str(execution.request.pack.absolute()), "seconds": execution.seconds}
+    stamp = {"argv": list(execution.request.command_line), "workers": execution.request.workers, "output_dir": str(execution.request.output_dir), "pack": str(execution.request.pack.absolute()),
+             "seconds": _rounded(execution.seconds), "state_seconds": _rounded(execution.own_seconds)}
     for name, document in (("run_environ.json", environ), ("execution_stamp.json", stamp)):
         atomic_bytes(folder / name, pretty_json(document), replace=True)
 
 # %% ../../nbs/operations/02_pipeline.ipynb #2d9af165
-def run_pipeline(request: RunRequest, progress: Progress = lambda line: None) -> dict:
+def run_pipeline(request: RunRequest, progress: Progress = lambda line: None, zygote: Zygote | None = None) -> dict:
     """Run S0 to S4 and seal; returns the summary, which is also in `run_summary.json` of the run root.
 
+    The kernels come from `zygote`, which is closed at the end; by default from one that is started here.
     Never raises a Seg1aError: a failure is in `summary["run"]["failure"]`, and `summary["gate"]["status"]` is PASS, WITHHELD
     (a validator was switched off) or FAIL.
     """
     scratch = Path(tempfile.mkdtemp(prefix="seg1a-run-"))
-    execution = Execution(request, scratch, progress)
+    execution = Execution(request, scratch, progress, zygote=zygote)
+    if request.options.notebooks and zygote is None:
+        execution.zygote = Zygote(PREPARATIONS)
+    if execution.zygote is not None:
+        execution.zygote.prepare([f"seg1a.core.encoding:remember_yaml={request.pack.absolute()}"], before=STATE_MODULES[1])
     failure, gate, state = None, {"status": "FAIL", "reasons": [], "bundle_path": None, "flag_sha256_hex": None}, "S0"
     try:
         for number in range(5):
@@ -268,12 +297,20 @@ def run_pipeline(request: RunRequest, progress: Progress = lambda line: None) ->
         if os.environ.get("SEG1A_DEBUG"):
             raise
     finally:
-        for kernel in execution.kernels.values():
-            kernel.stop()
+        _stop_kernels(execution)
+        execution.own_seconds["compile"] = execution.compile_seconds()
         shutil.rmtree(scratch, ignore_errors=True)
     if failure is not None:
         gate["reasons"] = [f"{failure['state']}: {failure['error_code']}"]
     return _finish(execution, failure, gate)
+
+# %% ../../nbs/operations/02_pipeline.ipynb #7b6b0459
+def _stop_kernels(execution: Execution) -> None:
+    """End the kernels that were started and not used, and the zygote with whatever is left."""
+    for kernel in execution.kernels.values():
+        kernel.stop()
+    if execution.zygote is not None:
+        execution.zygote.close()
 
 # %% ../../nbs/operations/02_pipeline.ipynb #c5c7cc7a
 def _seal(execution: Execution) -> dict:

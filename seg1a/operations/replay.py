@@ -26,7 +26,7 @@ from ..core.tables import read_parquet
 from ..inputs.manifest import verify_pack
 from .late_proof import seal_late
 from .pipeline import RunRequest, run_pipeline
-from .promoted import Facts, PromotedVerdict, verify_promoted
+from .promoted import Facts, PromotedVerdict, record_facts, verify_promoted
 from .stage import stage
 from .store import Store, download, is_remote, open_store, read
 
@@ -40,7 +40,7 @@ def require_pack(stamp: Mapping, pack: Path) -> None:
             raise UsageError("E_PACK_FOREIGN", f"the pack (version {manifest.pack_version}) is not the one of the run (version {stamp['pack_version']}): {key} differs",
                              expected=stamp[key], observed=observed[key])
 
-# %% ../../nbs/operations/10_replay.ipynb #031b3268
+# %% ../../nbs/operations/10_replay.ipynb #46de094e
 def require_code(stamp: Mapping) -> None:
     "E_REPLAY_CODE (UsageError) unless this package is, file by file, the code of the stamp."
     if stamp["code_digest"] != code_digest():
@@ -55,7 +55,7 @@ def replay_request(stamp: Mapping, pack: Path, output_dir: Path, workers: int | 
     return RunRequest(pack, output_dir, stamp["seed"], flags["git_commit"], flags["start_time_ns"], Options.from_flags(flags), workers or worker_count(),
                       *expected, artefact_version=flags["artefact_version"])
 
-# %% ../../nbs/operations/10_replay.ipynb #f8da5ff4
+# %% ../../nbs/operations/10_replay.ipynb #df76ae89
 def _take_earlier_ids(stamp: Mapping, output_dir: Path) -> None:
     "Make the roots of the run ids that were taken when the run was made."
     for start in range(stamp["cli_flags"]["start_time_ns"], stamp["start_ns"]):
@@ -90,7 +90,7 @@ def _place_in_order(path: str) -> tuple:
     state = int(known[1].get("state") or (_ORDER.index(first) if first in _ORDER else 4))
     return (0, state, not path.startswith("logs/rng/events"), path)
 
-# %% ../../nbs/operations/10_replay.ipynb #c549928b
+# %% ../../nbs/operations/10_replay.ipynb #a7198dcc
 def _compared(facts: Facts, data_only: bool) -> list[str]:
     "Those files of a run that a replay is held to, in order."
     loose = ("logs/telemetry/", "run_summary.json", "validation/failures/", "_quarantine/")
@@ -113,7 +113,7 @@ class Difference:
         known = contracts().identify(self.path)
         return f"{known[0] if known else self.path}{place}: {self.what}"
 
-# %% ../../nbs/operations/10_replay.ipynb #ee211109
+# %% ../../nbs/operations/10_replay.ipynb #694f2a84
 _END = object()
 
 
@@ -126,7 +126,7 @@ def _row_difference(one: object, other: object) -> str:
         return f"{key} was {one.get(key)!r}, is {other.get(key)!r}"
     return "another line"
 
-# %% ../../nbs/operations/10_replay.ipynb #d5925810
+# %% ../../nbs/operations/10_replay.ipynb #974602bc
 def _first_difference(path: str, then: Iterable, now: Iterable) -> Difference | None:
     "The first place where two sequences of rows differ."
     for number, (one, other) in enumerate(zip_longest(then, now, fillvalue=_END)):
@@ -149,7 +149,7 @@ def _rows(path: Path, name: str, data_only: bool) -> Iterator:
     for row in rows:
         yield {key: value for key, value in row.items() if key not in _NAMES_OF_THE_RUN} if data_only and isinstance(row, dict) else row
 
-# %% ../../nbs/operations/10_replay.ipynb #e834c3f7
+# %% ../../nbs/operations/10_replay.ipynb #fd2d558b
 def _compare_rows(name: str, then: Path, now: Path, data_only: bool) -> Difference | None:
     "Where two files of one name differ; None when, with `data_only`, all their rows are the same."
     try:
@@ -173,15 +173,20 @@ class Replay:
         "Nothing differs."
         return not self.differences
 
-# %% ../../nbs/operations/10_replay.ipynb #e719b620
+# %% ../../nbs/operations/10_replay.ipynb #c04c823f
 def _here(path: str, then: Mapping, now: Mapping) -> str:
     "The name that a file of the promoted run has in the new one."
     return path.replace(f"run_id={then['run_id']}", f"run_id={now['run_id']}").replace(f"manifest_fingerprint={then['manifest_fingerprint']}", f"manifest_fingerprint={now['manifest_fingerprint']}")
 
 # %% ../../nbs/operations/10_replay.ipynb #af5e67f3
+def _own(verdict: PromotedVerdict) -> Facts:
+    "What was found of the run itself; what lies beside it was not made by it."
+    return {path: verdict.found[path] for path in record_facts(verdict.record) if path in verdict.found}
+
+# %% ../../nbs/operations/10_replay.ipynb #1fa06a6c
 def _compare(store: Store, verdict: PromotedVerdict, root: Path, data_only: bool) -> Iterator[Difference]:
     "The differences between a promoted run and the one at `root`, in order; files that have expired are not missed."
-    facts, record = verdict.found, verdict.record
+    facts, record = _own(verdict), verdict.record
     now = read_json((root / "run_root.json").read_bytes(), "run_root.json")
     expected = {_here(path, record, now): path for path in _compared(facts, data_only)}
     there = {place.relative_to(root).as_posix() for place in root.rglob("*") if place.is_file()}
@@ -217,10 +222,10 @@ def replay(place: str | os.PathLike, pack: str | os.PathLike, output_dir: str | 
         root = _run_again(stamp, local, Path(output_dir or scratch / "runs"), workers, data_only, progress)
         progress("compare …")
         differences = tuple(_compare(store, verdict, root, data_only))
-        compared = _compared(verdict.found, data_only)
+        compared = _compared(_own(verdict), data_only)
         return Replay(os.fspath(place), differences, len(compared), sum(verdict.found[path][1] for path in compared), root)
 
-# %% ../../nbs/operations/10_replay.ipynb #c60fe766
+# %% ../../nbs/operations/10_replay.ipynb #33e51157
 def _stamp(store: Store, record: Mapping) -> dict:
     "The execution stamp of a promoted run, whose digest has been verified."
     path = contracts().path("validation_bundle_1A", manifest_fingerprint=record["manifest_fingerprint"]) + "/execution_stamp.json"

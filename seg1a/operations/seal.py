@@ -6,13 +6,15 @@
 __all__ = ['fold_s0', 'state_verdicts', 'read_summary', 'rng_accounting', 'seal']
 
 # %% ../../nbs/operations/01_seal.ipynb #9d177a43
+import hashlib
 import json
 import shutil
 from pathlib import Path
 
 from ..core.encoding import canonical_line
 from ..core.errors import NotPassed, Seg1aError
-from ..core.gates import FLAG, build_evidence_index, build_index, build_outputs_index, build_sha256sums, remove_root_flag, require_flags, write_flag
+from ..core.gates import (FLAG, build_evidence_index, build_index, build_outputs_index, build_sha256sums, file_digests, folder_files,
+                              remove_root_flag, require_flags, write_flag)
 from ..core.run import Run, atomic_bytes
 from ..core.tables import read_outputs
 
@@ -89,5 +91,14 @@ def _publish_documents(run: Run, verdicts: dict, given: dict[str, bytes]) -> Non
     }
     for name, content in documents.items():
         atomic_bytes(run.bundle_dir / name, content, replace=True)
-    atomic_bytes(run.bundle_dir / "SHA256SUMS", build_sha256sums(run.bundle_dir), replace=True)
-    atomic_bytes(run.bundle_dir / "index.json", build_index(run.bundle_dir), replace=True)
+    _list_bundle(run.bundle_dir)
+
+
+def _list_bundle(bundle: Path) -> None:
+    """Write the two lists of a bundle's files, from one reading of each."""
+    lists = ("SHA256SUMS", "index.json")
+    digests = file_digests({name: path for name, path in folder_files(bundle).items() if path.name != FLAG and name not in lists})
+    sums = build_sha256sums(bundle, digests)
+    digests["SHA256SUMS"] = (hashlib.sha256(sums).hexdigest(), len(sums))
+    for name, content in zip(lists, (sums, build_index(bundle, digests=dict(sorted(digests.items()))))):
+        atomic_bytes(bundle / name, content, replace=True)

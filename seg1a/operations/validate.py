@@ -16,15 +16,16 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from xml.etree import ElementTree
 
 from ..core.encoding import json_value, read_json
 from ..core.errors import Seg1aError, UsageError
-from ..core.findings import Finding, Report, every_finding
+from ..core.findings import Finding, Report
 from ..core.flags import FLAG
 from ..core.run import Run, atomic_bytes, open_run
-from ..core.shards import worker_count
+from ..core.shards import map_shards, worker_count
 from .pipeline import STATE_TITLES
 
 # %% ../../nbs/operations/05_validate.ipynb #a1dc2a01
@@ -97,8 +98,11 @@ def state_report(run: Run, state: int) -> Report:
         return stopped(state, error)
 
 # %% ../../nbs/operations/05_validate.ipynb #0196d365
+_AT_ONCE = 2
+
+
 def validate_run(root: Path, pack: Path, states: Iterable[int] = range(5), workers: int | None = None, s4_output: Path | None = None) -> Iterator[Report]:
-    """The reports of the given states, one by one as they are made. Reads the run and the pack, writes only to `s4_output`.
+    """The reports of the given states, in this order, each as soon as it and those before it are made. Reads the run and the pack, writes only to `s4_output`.
 
     Raises nothing for what it finds in the tree: a run that cannot be opened is the finding of the first state.
     """
@@ -111,8 +115,7 @@ def validate_run(root: Path, pack: Path, states: Iterable[int] = range(5), worke
             yield from (_not_opened(state) for state in states[1:])
             return
         run = replace(run, options=replace(run.options, s4_validation_output=str(s4_output or scratch)))
-        for state in states:
-            yield state_report(run, state)
+        yield from map_shards(lambda state: state_report(run, state), states, min(run.workers, _AT_ONCE))
 
 
 def _not_opened(state: int) -> Report:
@@ -237,20 +240,18 @@ class _Printer:
     """Prints reports as they come: text, or JSON Lines with every finding."""
 
     def __init__(self, as_json: bool):
-        self.as_json, self.state, self.shown, self.total, self.reports = as_json, "S0", [], 0, []
-
-    def hear(self, finding: Finding) -> None:
-        """Take one finding of the state that is being validated."""
-        if self.as_json:
-            sys.stdout.write(finding_json(self.state, finding) + "\n")
-        elif len(self.shown) < SHOWN:
-            self.shown.append(finding_line(self.state, finding))
+        self.as_json, self.shown, self.total, self.reports = as_json, [], 0, []
 
     def take(self, report: Report) -> None:
-        """Print the report of a state."""
+        """Print the report of a state; keep the first findings for the end, or print every one of them."""
         self.reports.append(report)
         self.total += sum(check.failed for check in report.checks)
-        print(*([report_json(report)] if self.as_json else report_lines(report)), sep="\n", flush=True)
+        if self.as_json:
+            sys.stdout.writelines(finding_json(report.state, finding) + "\n" for finding in report.every_finding())
+            print(report_json(report), flush=True)
+            return
+        self.shown += [finding_line(report.state, finding) for finding in islice(report.every_finding(), SHOWN - len(self.shown))]
+        print(*report_lines(report), sep="\n", flush=True)
 
     def finish(self, root: Path, passed: bool) -> None:
         """Print the verdict, and before it the first findings."""
@@ -268,12 +269,8 @@ def validate_command(arguments: argparse.Namespace) -> int:
     pack = find_pack(arguments.root, arguments.pack)
     states = [int(arguments.state[1:])] if arguments.state else list(range(5))
     printer = _Printer(arguments.json)
-    reports = validate_run(arguments.root, pack, states, arguments.workers, arguments.s4_validation_output)
-    with every_finding(printer.hear):
-        for state in states:
-            printer.state = f"S{state}"
-            printer.take(next(reports))
-    reports.close()
+    for report in validate_run(arguments.root, pack, states, arguments.workers, arguments.s4_validation_output):
+        printer.take(report)
     if arguments.junit is not None:
         atomic_bytes(arguments.junit, junit_xml(printer.reports), replace=True)
     passed = all(report.passed for report in printer.reports)

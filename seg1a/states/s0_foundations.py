@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['MODULE', 'FoundationsRequest', 'read_request', 'Foundations', 'read_s0', 'Seal', 'seal_inputs', 'claim',
-           'FoundationColumns', 'compute_s0', 'write_s0', 'bundle_documents', 'summary_document', 'run_s0',
-           'leave_summary']
+           'FoundationColumns', 'FoundationTables', 'compute_s0', 'write_s0', 'bundle_documents', 'summary_document',
+           'run_s0', 'leave_summary']
 
 # %% ../../nbs/states/06_s0_foundations.ipynb #50f050eb
 import hashlib
 import shutil
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,12 +30,12 @@ from ..core.gates import publish_state_bundle
 from ..core.lineage import FileDigest, code_digest, free_run_id, git_bytes, lock_digest, manifest_fingerprint, parameter_hash, run_id
 from ..core.numerics import attestation
 from ..core.run import Lineage, Options, Run, atomic_bytes, claim_run_root, record_failure, unsealed_lineage
-from ..core.shards import shard_ranges, worker_count
+from ..core.shards import Shard, map_shards, shard_ranges, worker_count
 from ..core.tables import OutputRecord, TableSink, publish_outputs, table_of
 from ..inputs.manifest import PackManifest, verify_pack
 from .s0_coefficients import DISPERSION_FILE, HURDLE_FILE, HurdleCoefficients, dispersion_coefficients, hurdle_coefficients
-from .s0_design import Design, design_columns, hurdle_probabilities
-from .s0_eligibility import EligibilityPolicy, decide_many, eligibility_policy
+from .s0_design import Design, DesignTable, HurdleTable, check_probabilities, design_table, hurdle_table
+from .s0_eligibility import DecisionTable, EligibilityPolicy, decision_table, eligibility_policy
 from .s0_ingress import CHANNEL_TOKENS, Universe, read_buckets, read_countries, read_gdp, read_universe
 from .s0_validate import validate_s0
 
@@ -101,7 +103,7 @@ def read_s0(pack: Path) -> Foundations:
     """Verify the pack and read what S0 needs of it; raises the codes of S0 §7 for pack, ingress, references and policies."""
     manifest = verify_pack(pack)
     isos = read_countries(_path(manifest, "iso3166.parquet"))
-    universe = read_universe(_path(manifest, "transaction_schema_merchant_ids.parquet"), isos)
+    universe = read_universe(_path(manifest, "transaction_schema_merchant_ids.parquet"), isos, worker_count())
     hurdle = hurdle_coefficients(_yaml(manifest, HURDLE_FILE))
     dispersion = dispersion_coefficients(_yaml(manifest, DISPERSION_FILE), hurdle)
     gdp = read_gdp(_path(manifest, "gdp.parquet"), isos, dispersion.gdp_observation_year)
@@ -196,7 +198,7 @@ def _hand_off(request: FoundationsRequest, root: Path) -> None:
 # %% ../../nbs/states/06_s0_foundations.ipynb #4dbb08e0
 @dataclass(frozen=True)
 class FoundationColumns:
-    """The columns of S0's tables for n merchants: design, is_eligible bool[n], reason index int16[n] into `reasons`, logit and pi float32[n]."""
+    """The columns of S0's tables for n merchants: design, is_eligible bool[n], reason index int32[n] into `reasons`, logit and pi float32[n]."""
 
     design: Design
     eligible: np.ndarray
@@ -206,12 +208,26 @@ class FoundationColumns:
     pi: np.ndarray
 
 
-def compute_s0(found: Foundations) -> FoundationColumns:
-    """All columns of S0 (S0 §3.4, §3.5); logit and pi are narrowed to float32 after the binary64 computation."""
-    design, universe = design_columns(found.universe, found.hurdle, found.gdp, found.buckets), found.universe
-    eligible, reason, reasons = decide_many(found.eligibility, universe.mcc, universe.channel_index, universe.home_index, universe.isos)
-    eta, pi = hurdle_probabilities(design, found.hurdle)
-    return FoundationColumns(design, eligible, reason, reasons, eta.astype(np.float32), pi.astype(np.float32))
+@dataclass(frozen=True)
+class FoundationTables:
+    """Where everything that S0 says of a merchant is looked up."""
+
+    designs: DesignTable
+    decisions: DecisionTable
+    hurdles: HurdleTable
+
+    def columns_of(self, part: Universe) -> FoundationColumns:
+        """The columns of some merchants; logit and pi are narrowed to float32 after the binary64 computation."""
+        design, reason = self.designs.design_of(part), self.decisions.reasons_of(part.mcc, part.channel_index, part.home_index)
+        eta, pi = self.hurdles.probabilities_of(design)
+        return FoundationColumns(design, self.decisions.allowed[reason], reason, self.decisions.reasons, eta.astype(np.float32), pi.astype(np.float32))
+
+# %% ../../nbs/states/06_s0_foundations.ipynb #c4e65738
+def compute_s0(found: Foundations) -> FoundationTables:
+    """All lookups of S0 (S0 §3.4, §3.5). E_DSGN_UNKNOWN_MCC, E_GDP_MISSING, E_BUCKET_MISSING, E_PI_NAN_OR_INF."""
+    designs, hurdles = design_table(found.universe, found.hurdle, found.gdp, found.buckets), hurdle_table(found.hurdle)
+    check_probabilities(found.universe, designs, hurdles)
+    return FoundationTables(designs, decision_table(found.eligibility, found.universe.isos), hurdles)
 
 # %% ../../nbs/states/06_s0_foundations.ipynb #0609d0c2
 def _texts(index: np.ndarray, values: list[str]) -> pa.DictionaryArray:
@@ -228,28 +244,37 @@ def _design_table(run: Run, part: Design) -> pa.Table:
     })
 
 # %% ../../nbs/states/06_s0_foundations.ipynb #d1346ea8
-def _write_table(run: Run, dataset_id: str, n: int, rows_of) -> OutputRecord:
-    """Write a table shard by shard; `rows_of(start, stop)` gives the rows of one."""
-    with TableSink(run, dataset_id) as sink:
-        for shard in shard_ranges(n):
-            sink.write(rows_of(shard.start, shard.stop))
-    return sink.record
+def _shard_tables(run: Run, columns: FoundationColumns, rule_set: str) -> dict[str, pa.Table]:
+    """The rows of one shard in each table; `hurdle_pi_probs` only with diagnostics."""
+    own = {"parameter_hash": run.lineage.parameter_hash, "produced_by_fingerprint": run.lineage.manifest_fingerprint, "merchant_id": columns.design.merchant_id}
+    tables = {"hurdle_design_matrix": _design_table(run, columns.design),
+              "crossborder_eligibility_flags": table_of("crossborder_eligibility_flags", own | {
+                  "is_eligible": columns.eligible, "reason": _texts(columns.reason, columns.reasons), "rule_set": rule_set})}
+    if run.options.diagnostics:
+        tables["hurdle_pi_probs"] = table_of("hurdle_pi_probs", own | {"logit": columns.logit, "pi": columns.pi})
+    return tables
 
 
-def write_s0(run: Run, columns: FoundationColumns, rule_set: str) -> list[OutputRecord]:
+def _write_tables(run: Run, universe: Universe, tables: FoundationTables, rule_set: str) -> list[OutputRecord]:
+    """Write the tables side by side, shard by shard; none is published unless all are complete."""
+    def rows_of(shard: Shard) -> dict[str, pa.Table]:
+        return _shard_tables(run, tables.columns_of(universe.rows(slice(shard.start, shard.stop))), rule_set)
+
+    with ExitStack() as sinks, ThreadPoolExecutor(run.workers, "table") as pool:
+        names = ["hurdle_design_matrix", "crossborder_eligibility_flags"] + ["hurdle_pi_probs"] * run.options.diagnostics
+        opened = {name: sinks.enter_context(TableSink(run, name)) for name in names}
+        for rows in map_shards(rows_of, shard_ranges(len(universe)), run.workers):
+            for _ in pool.map(lambda name: opened[name].write(rows[name]), names):
+                pass
+    return [sink.record for sink in opened.values()]
+
+# %% ../../nbs/states/06_s0_foundations.ipynb #547901db
+def write_s0(run: Run, universe: Universe, tables: FoundationTables, rule_set: str) -> list[OutputRecord]:
     """Write the audit row and the parameter-scoped tables; `hurdle_pi_probs` only with diagnostics."""
-    design, n = columns.design, len(columns.design)
-    own = {"parameter_hash": run.lineage.parameter_hash, "produced_by_fingerprint": run.lineage.manifest_fingerprint}
     audit = audit_row(run.lineage, run.git_commit, code_digest())
     atomic_bytes(run.path("rng_audit_log"), audit)
-    records = [OutputRecord(run.relative(run.path("rng_audit_log")), hashlib.sha256(audit).hexdigest(), len(audit), 1)]
-    records.append(_write_table(run, "hurdle_design_matrix", n, lambda start, stop: _design_table(run, design.part(start, stop))))
-    records.append(_write_table(run, "crossborder_eligibility_flags", n, lambda start, stop: table_of("crossborder_eligibility_flags", own | {
-        "merchant_id": design.merchant_id[start:stop], "is_eligible": columns.eligible[start:stop], "reason": _texts(columns.reason[start:stop], columns.reasons), "rule_set": rule_set})))
-    if run.options.diagnostics:
-        records.append(_write_table(run, "hurdle_pi_probs", n, lambda start, stop: table_of("hurdle_pi_probs", own | {
-            "merchant_id": design.merchant_id[start:stop], "logit": columns.logit[start:stop], "pi": columns.pi[start:stop]})))
-    return records
+    record = OutputRecord(run.relative(run.path("rng_audit_log")), hashlib.sha256(audit).hexdigest(), len(audit), 1)
+    return [record, *_write_tables(run, universe, tables, rule_set)]
 
 # %% ../../nbs/states/06_s0_foundations.ipynb #941701c8
 def _lines(rows: Iterator[dict]) -> bytes:
@@ -320,10 +345,12 @@ def run_s0(request: str | Path) -> dict:
         found = read_s0(asked.pack)
         seal = seal_inputs(found.manifest, asked.git_commit)
         _check_expectations(asked, found.manifest, seal)
-        columns = compute_s0(found)
+        tables = compute_s0(found)
         run = claim(asked, seal)
-        records = write_s0(run, columns, found.eligibility.rule_set_id)
-        report = _prove_and_publish(run, bundle_documents(run, asked, found.manifest, seal), records)
+        records = write_s0(run, found.universe, tables, found.eligibility.rule_set_id)
+        documents = bundle_documents(run, asked, found.manifest, seal)
+        del found, tables  # the validator reads a universe of its own
+        report = _prove_and_publish(run, documents, records)
         if report is not None and not report.passed:
             raise report.error()
         return leave_summary(run, records, report)

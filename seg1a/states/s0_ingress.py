@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..core.errors import Seg1aError
-from ..core.tables import read_parquet
+from ..core.tables import map_row_groups, read_parquet
 
 # %% ../../nbs/states/02_s0_ingress.ipynb #4f3cbe9e
 MERCHANTS, ISO, GDP, BUCKETS = "transaction_schema_merchant_ids", "iso3166_canonical_2024", "world_bank_gdp_per_capita_20250415", "gdp_bucket_map_2024"
@@ -34,9 +34,8 @@ def _reference_table(path: Path, dataset_id: str, code: str) -> pa.Table:
 
 # %% ../../nbs/states/02_s0_ingress.ipynb #dd432673
 def _first(mask: pa.ChunkedArray | pa.Array) -> int | None:
-    """0-based row of the first true, or None."""
-    row = pc.index(pc.fill_null(mask, True), True).as_py()
-    return None if row < 0 else row
+    """0-based row of the first true or null, or None."""
+    return next((row for row, wrong in enumerate(mask.to_pylist()) if wrong is not False), None)
 
 
 def _refuse(code: str, dataset_id: str, row: int, field: str, value: object, message: str):
@@ -120,6 +119,10 @@ class Universe:
     def __len__(self) -> int:
         return len(self.merchant_id)
 
+    def rows(self, which: slice | list[int]) -> "Universe":
+        """Some of the merchants, ascending: a slice of the rows, or their positions."""
+        return Universe(self.merchant_id[which], self.mcc[which], self.channel_index[which], self.home_index[which], self.isos)
+
 # %% ../../nbs/states/02_s0_ingress.ipynb #3bb73ec5
 def _merchant_fault(code: str, table: pa.Table, row: int, field: str, message: str):
     """Refuse with the row, its merchant id and the offending value."""
@@ -161,13 +164,30 @@ def check_merchants(table: pa.Table, isos: list[str]) -> Universe:
     return Universe(ascending, mcc[order].astype(np.int16), channel[order].astype(np.int8), home[order], isos)
 
 # %% ../../nbs/states/02_s0_ingress.ipynb #acb2ca48
-def read_universe(path: Path, isos: list[str]) -> Universe:
+def _faultless(table: pa.Table, isos: list[str]) -> Universe | None:
+    """The rows of one row group in compact columns; None when a row breaks a rule or the ids do not ascend."""
+    ids, mcc = table["merchant_id"].to_numpy(), table["mcc"].to_numpy()
+    channel, home = _codes(table["channel"], list(CHANNEL_TOKENS)), _codes(table["home_country_iso"], isos)
+    good = len(ids) and ids[0] >= 1 and (ids[1:] > ids[:-1]).all() and mcc.min() >= 0 and mcc.max() <= 9999 and channel.min() >= 0 and home.min() >= 0
+    return Universe(ids, mcc.astype(np.int16), channel.astype(np.int8), home, isos) if good else None
+
+
+def _joined(parts: list[Universe | None], isos: list[str]) -> Universe | None:
+    """The universe of a file's row groups; None when one has a fault or they do not ascend."""
+    if not parts or any(part is None for part in parts) or any(a.merchant_id[-1] >= b.merchant_id[0] for a, b in zip(parts, parts[1:])):
+        return None
+    return Universe(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("merchant_id", "mcc", "channel_index", "home_index")), isos)
+
+# %% ../../nbs/states/02_s0_ingress.ipynb #a110e92c
+def read_universe(path: Path, isos: list[str], workers: int = 1) -> Universe:
     """The merchants of a Parquet file, checked and sorted; adds E_REF_MISSING and E_INGRESS_SCHEMA for defects of the file."""
     try:
-        groups = list(read_parquet(path, MERCHANTS, code="E_INGRESS_SCHEMA", dictionary=True))
+        parts = list(map_row_groups(lambda _, table: _faultless(table, isos), path, MERCHANTS, workers, code="E_INGRESS_SCHEMA", dictionary=True))
+        universe = _joined(parts, isos)
+        groups = [] if universe else list(read_parquet(path, MERCHANTS, code="E_INGRESS_SCHEMA", dictionary=True))
     except Seg1aError as error:
         kind = {"E_TABLE_MISSING": "E_REF_MISSING", "E_TABLE_UNREADABLE": "E_INGRESS_SCHEMA"}.get(error.code, error.code)
         raise Seg1aError(kind, error.message, **error.detail) from error
-    if not groups:
+    if universe is None and not groups:
         raise Seg1aError("E_INGRESS_EMPTY", "the merchant table has no rows", row_pk=None, field=None)
-    return check_merchants(pa.concat_tables(groups), isos)
+    return universe or check_merchants(pa.concat_tables(groups), isos)

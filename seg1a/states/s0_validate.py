@@ -9,24 +9,27 @@ __all__ = ['CHECKS', 'Evidence', 'OpenedEvidence', 'Check', 'sealed_inputs', 'li
 
 # %% ../../nbs/states/05_s0_validate.ipynb #221846cc
 import hashlib
+import platform
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..core.contracts import contracts
+from ..core.cache import remembered
+from ..core.contracts import DOCUMENTS, contracts
 from ..core.encoding import canonical_line, read_json
 from ..core.errors import NotPassed, Seg1aError
 from ..core.event_rows import audit_row
 from ..core.findings import Finding, Report
 from ..core.flags import FLAG, build_index, folder_files, verify_flag
-from ..core.lineage import FileDigest, digest_file, git_bytes, manifest_fingerprint, parameter_hash, root_key_counter, run_id
+from ..core.lineage import FileDigest, code_digest, digest_file, git_bytes, manifest_fingerprint, parameter_hash, root_key_counter, run_id
 from ..core.numerics import attestation
 from ..core.run import Run, SealedInputs
 from ..inputs.manifest import read_manifest
-from .s0_recompute import Recomputed, TableScan, expected_tables, recompute, sample_rows, scan_table, second_opinion, shape_findings, table_metrics, table_warnings
+from .s0_recompute import Recomputed, TableScan, recompute, sample_rows, scan_table, second_opinions, shape_findings, table_metrics, table_names, table_warnings
 
 # %% ../../nbs/states/05_s0_validate.ipynb #99af1d51
 @dataclass(frozen=True)
@@ -87,13 +90,13 @@ class OpenedEvidence(Evidence):
 
     @cached_property
     def recomputed(self) -> Recomputed:
-        """Every column of S0, from the sealed inputs."""
-        return recompute(self.inputs)
+        """The universe and every table of lookups, from the sealed inputs."""
+        return recompute(self.inputs, self.run.workers)
 
     @cached_property
     def scans(self) -> dict[str, TableScan]:
         """dataset id → the reading of that table."""
-        return {table.dataset_id: scan_table(self.run, table) for table in expected_tables(self.recomputed, self.run.options.diagnostics)}
+        return {name: scan_table(self.run, self.recomputed, name) for name in table_names(self.run.options.diagnostics)}
 
 # %% ../../nbs/states/05_s0_validate.ipynb #a443d23b
 @dataclass(frozen=True)
@@ -220,7 +223,7 @@ def table_form(evidence: OpenedEvidence) -> tuple[int, list[Finding], int]:
 def dense_design(evidence: OpenedEvidence) -> tuple[int, list[Finding], int]:
     """V7: shapes of the coefficient lists (no leakage), and a second opinion on one merchant in a thousand."""
     found, rows = evidence.recomputed, sample_rows(len(evidence.recomputed.universe))
-    return _answer(len(rows), [*shape_findings(found), *(finding for row in rows for finding in second_opinion(found, row))])
+    return _answer(len(rows), [*shape_findings(found), *second_opinions(found, rows)])
 
 # %% ../../nbs/states/05_s0_validate.ipynb #d1520e63
 def numeric_attestation(evidence: OpenedEvidence) -> tuple[int, list[Finding], int]:
@@ -270,13 +273,13 @@ def _audit_row_findings(evidence: OpenedEvidence, path: Path, line: bytes) -> It
         yield _mismatch("V9", f"the audit row breaks its schema: {problem.message[:200]}", file=file, code="E_RNG_ENVELOPE")
         return
     key, counter_hi, counter_lo = root_key_counter(run.lineage.master)
-    code_digest = _stamped_code(evidence, row["code_digest"])
-    laws = {"E_LOG_PARTITION": run.lineage.record() | {"ts_utc": run.lineage.ts_utc}, "E_VALIDATION_MISMATCH": {"build_commit": run.git_commit, "code_digest": code_digest},
+    stamped = _stamped_code(evidence, row["code_digest"])
+    laws = {"E_LOG_PARTITION": run.lineage.record() | {"ts_utc": run.lineage.ts_utc}, "E_VALIDATION_MISMATCH": {"build_commit": run.git_commit, "code_digest": stamped},
             "E_RNG_COUNTER": {"rng_key_lo": key, "rng_counter_hi": counter_hi, "rng_counter_lo": counter_lo}}
     wrong = [(code, name, expected) for code, law in laws.items() for name, expected in law.items() if row[name] != expected]
     for code, name, expected in wrong:
         yield _mismatch("V9", f"{name} of the audit row is not the run's", expected, row[name], file, code)
-    if not wrong and line != audit_row(run.lineage, run.git_commit, code_digest):
+    if not wrong and line != audit_row(run.lineage, run.git_commit, stamped):
         yield _mismatch("V9", "the audit row is not in its canonical form", file=file, code="E_RNG_ENVELOPE")
 
 # %% ../../nbs/states/05_s0_validate.ipynb #2d5536ca
@@ -294,8 +297,13 @@ def contract_lint(evidence: OpenedEvidence) -> tuple[int, list[Finding], int]:
 
 @cache
 def _lint() -> list[tuple[str, str, str]]:
-    """Findings of the contract lint as (code, ": ", text); the documents do not change while a process lives, and V1 hashes them."""
-    return [sentence.partition(": ") for sentence in contracts().lint()]
+    """Findings of the contract lint as (code, ": ", text), from the cache when these documents were asked before by this code and these libraries.
+
+    The documents do not change while a process lives, and V1 hashes them."""
+    judges = [f"{name} {version(name)}" for name in ("jsonschema", "jsonschema-specifications", "referencing")]
+    asked = [hashlib.sha256(contracts().document(name)).hexdigest() for name in DOCUMENTS]
+    key = hashlib.sha256("\n".join([code_digest(), platform.python_version(), *judges, *asked]).encode()).hexdigest()
+    return [sentence.partition(": ") for sentence in remembered("lint", key, contracts().lint)]
 
 
 def _written(run: Run) -> list[Path]:

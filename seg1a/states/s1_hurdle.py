@@ -76,7 +76,7 @@ def hurdle_model(document: Mapping) -> HurdleModel:
 
 # %% ../../nbs/states/10_s1_hurdle.ipynb #0ef505bd
 DESIGN_COLUMNS = ("merchant_id", "mcc", "channel", "gdp_bucket_id", "mcc_index", "channel_index")
-_TOKENS = {"card_present": 0, "card_not_present": 1}
+_TOKENS = "card_present", "card_not_present"    # of CHANNELS, in the snapshot
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,11 @@ def design_of(columns: Mapping[str, np.ndarray], model: HurdleModel) -> Design:
     known = np.array(model.mcc, dtype=np.int64)[order]
     place = np.minimum(np.searchsorted(known, mcc), known.size - 1)
     _first_stranger(known[place] != mcc, ids, "mcc", mcc)
-    _first_stranger(~np.isin(channel, list(_TOKENS)), ids, "channel", channel)
+    present, absent = (channel == token for token in _TOKENS)
+    _first_stranger(~(present | absent), ids, "channel", channel)
     _first_stranger((bucket < 1) | (bucket > 5), ids, "gdp_bucket_id", bucket)
     mcc_index = order[place].astype(np.int64)
-    channel_index = (channel == "card_not_present").astype(np.int64)
+    channel_index = absent.astype(np.int64)
     for block, mine, stored in (("mcc", mcc_index, columns["mcc_index"]), ("channel", channel_index, columns["channel_index"])):
         if not np.array_equal(mine, stored):
             raise Seg1aError("column_order_mismatch", f"the design table was made with another dictionary of {block}", block=block)
@@ -170,10 +171,9 @@ def compute_s1(design: Design, model: HurdleModel, master: bytes) -> dict[str, n
 # %% ../../nbs/states/10_s1_hurdle.ipynb #28640ac1
 def hurdle_reference(design: Design, i: int, model: HurdleModel, master: bytes) -> dict:
     "The event of merchant `i` of a shard by the slow path: the columns of `compute_s1` as Python values."
-    x = np.zeros(model.beta.size)
     c = len(model.mcc)
-    x[[0, 1 + design.mcc_index[i], 1 + c + design.channel_index[i], 3 + c + design.bucket_index[i]]] = 1.0
-    pi = logistic(neumaier_dot(model.beta.tolist(), x.tolist()))
+    filled = [0, 1 + int(design.mcc_index[i]), 1 + c + int(design.channel_index[i]), 3 + c + int(design.bucket_index[i])]
+    pi = logistic(neumaier_dot(model.beta[filled].tolist(), [1.0] * 4))
     stream = reference_samplers.substream(master, LABEL, int(design.merchant_id[i]))
     deterministic = pi in (0.0, 1.0)
     u = math.nan if deterministic else stream.uniform1()

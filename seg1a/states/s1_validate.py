@@ -9,6 +9,7 @@ __all__ = ['EVENT_CODES', 'TRACE_CODES', 'GROUPS', 'validate_s1', 'publish_s1']
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -85,16 +86,19 @@ def _check_shard(run: Run, model: HurdleModel, shard: Shard, stored: Mapping[str
 # %% ../../nbs/states/11_s1_validate.ipynb #58f55f95
 def _gated_rows(run: Run, multi_ids: np.ndarray) -> list[Finding]:
     "A finding for each merchant without the gate who has rows in a gated stream."
-    gated, findings = {entry["dataset_id"] for entry in contracts().gated_streams(GATE)}, []
-    for stream in contracts().streams().values():
-        for index, path in event_parts(run, stream.id) if stream.dataset_id in gated else ():
-            try:
-                ids = read_event_part(run, stream.id, index)["merchant_id"]
-            except Seg1aError as error:
-                findings.append(_gate_finding(run.relative(path), f"the rows belong to nobody: {error.message}"))
-                continue
-            findings += [_gate_finding(run.relative(path), "a row without is_multi = true", int(i)) for i in np.setdiff1d(ids, multi_ids)]
-    return findings
+    gated = {entry["dataset_id"] for entry in contracts().gated_streams(GATE)}
+    parts = [(stream.id, *part) for stream in contracts().streams().values() if stream.dataset_id in gated for part in event_parts(run, stream.id)]
+
+    def strangers(part: tuple[str, int, Path]) -> list[Finding]:
+        stream_id, index, path = part
+        try:
+            ids = read_event_part(run, stream_id, index, ["merchant_id"])["merchant_id"]
+        except Seg1aError as error:
+            return [_gate_finding(run.relative(path), f"the rows belong to nobody: {error.message}")]
+        foreign = ids if not multi_ids.size else ids[multi_ids[np.searchsorted(multi_ids[:-1], ids)] != ids]
+        return [_gate_finding(run.relative(path), "a row without is_multi = true", i) for i in sorted(set(foreign.tolist()))]
+
+    return [finding for found in map_shards(strangers, parts, run.workers) for finding in found]
 
 # %% ../../nbs/states/11_s1_validate.ipynb #32101bbd
 def _gate_finding(file: str, message: str, merchant_id: int | None = None) -> Finding:

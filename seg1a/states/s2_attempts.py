@@ -310,11 +310,10 @@ def compute_s2(features: Features, model: NbModel, master: bytes) -> NbPart:
 
 # %% ../../nbs/states/20_s2_attempts.ipynb #635858e3
 def reference_links(features: Features, i: int, model: NbModel) -> tuple[float, float]:
-    "`(mu, phi)` of merchant i by the slow path: the full dot products, Python integers for exp; not finite or not positive values are possible."
-    c = len(model.mcc)
-    x = np.zeros(model.beta_phi.size)
-    x[[0, 1 + features.mcc_index[i], 1 + c + features.channel_index[i]]], x[-1] = 1.0, features.ln_g[i]
-    eta = [neumaier_dot(beta.tolist(), x.tolist()[:beta.size]) for beta in (model.beta_mu, model.beta_phi)]
+    "`(mu, phi)` of merchant i by the slow path: Python's floats for the sums, its integers for exp; not finite or not positive values are possible."
+    filled = [0, 1 + int(features.mcc_index[i]), 1 + len(model.mcc) + int(features.channel_index[i])]
+    x = [1.0, 1.0, 1.0, float(features.ln_g[i])]
+    eta = neumaier_dot(model.beta_mu[filled].tolist(), x[:3]), neumaier_dot(model.beta_phi[[*filled, -1]].tolist(), x)
     return tuple(reference.exp(e) if math.isfinite(e) else math.nan for e in eta)
 
 # %% ../../nbs/states/20_s2_attempts.ipynb #94e078cb

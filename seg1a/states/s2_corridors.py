@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CORRIDOR_METRICS', 'CorridorPolicy', 'corridor_policy', 'Acceptance', 'acceptance', 'cusum_columns', 'lundberg_root',
-           'theta_star', 'cusum_limit', 'Corridors', 'evaluate_corridors', 'dispersion_metrics', 'published_metrics']
+           'theta_star', 'cusum_limit', 'Corridors', 'evaluate_corridors', 'dispersion_metrics', 'published_metrics',
+           'cusum_csv']
 
 # %% ../../nbs/states/21_s2_corridors.ipynb #2ff556cc
 import math
@@ -15,6 +16,8 @@ import numpy as np
 from ..core import reference
 from ..core.errors import Seg1aError
 from ..core.exact import exp_array, ln, ln_array
+from ..core.float_text import FLOAT_WIDTH, SLACK, U64_WIDTH, put_float, put_u64
+from ..core.kernels import kernel
 
 # %% ../../nbs/states/21_s2_corridors.ipynb #1d2afc39
 @dataclass(frozen=True)
@@ -107,6 +110,17 @@ def _ln_or_nan(p: np.ndarray) -> np.ndarray:
     out[positive] = ln_array(np.ascontiguousarray(p[positive]))
     return out
 
+# %% ../../nbs/states/21_s2_corridors.ipynb #ed900801
+@kernel
+def _walk(z, reference_k, path):
+    "Page's recursion along z float64[m] into path."
+    s = 0.0
+    for i in range(z.size):
+        s += z[i] - reference_k
+        if not s > 0.0:
+            s = 0.0
+        path[i] = s
+
 # %% ../../nbs/states/21_s2_corridors.ipynb #f536ea8b
 def cusum_columns(alpha: np.ndarray, rejections: np.ndarray, reference_k: float, alpha_cap: float) -> dict[str, np.ndarray]:
     """The CUSUM along merchants given in ascending id.
@@ -119,12 +133,9 @@ def cusum_columns(alpha: np.ndarray, rejections: np.ndarray, reference_k: float,
     expected = (1.0 - a) / a
     variance = (1.0 - a) / (a * a)
     z = (rejections[member].astype(np.float64) - expected) / np.sqrt(variance)
-    path, s = [], 0.0
-    for step in (z - reference_k).tolist():
-        s = max(0.0, s + step)
-        path.append(s)
-    return {"member": member, "alpha": a, "expected": expected, "variance": variance, "z_score": z,
-            "cusum": np.array(path, dtype=np.float64)}
+    path = np.empty(z.size)
+    _walk(z, reference_k, path)
+    return {"member": member, "alpha": a, "expected": expected, "variance": variance, "z_score": z, "cusum": path}
 
 # %% ../../nbs/states/21_s2_corridors.ipynb #8bcfecc1
 def _excess(theta: float, a: float, k: float) -> float:
@@ -213,15 +224,15 @@ def _breaches(policy: CorridorPolicy, metrics: dict, limit: float) -> tuple[str,
 
 # %% ../../nbs/states/21_s2_corridors.ipynb #45bc7c2d
 def evaluate_corridors(policy: CorridorPolicy, merchant_id: np.ndarray, mu: np.ndarray, phi: np.ndarray,
-                       rejections: np.ndarray) -> Corridors:
+                       rejections: np.ndarray, accept: Acceptance | None = None) -> Corridors:
     """Judge the rejections of all finished merchants (S2 §3.6).
 
-    Columns of the nb_final rows, any order: `merchant_id` int64[n] unique, `mu`, `phi` float64[n], `rejections` int64[n]."""
+    Columns of the nb_final rows, any order: `merchant_id` int64[n] unique, `mu`, `phi` float64[n], `rejections` int64[n];
+    `accept` is `acceptance(mu, phi)` where somebody has it already."""
+    accept = accept or acceptance(mu, phi)
     order = np.argsort(merchant_id, kind="stable")
-    ids, mu, phi, r = (np.asarray(c)[order] for c in (merchant_id, mu, phi, rejections))
-    accept = acceptance(mu, phi)
-    ok = accept.valid
-    walk = cusum_columns(accept.alpha[ok], r[ok], policy.reference_k, policy.alpha_cap)
+    ids, r, ok, alpha = (np.asarray(c)[order] for c in (merchant_id, rejections, accept.valid, accept.alpha))
+    walk = cusum_columns(alpha[ok], r[ok], policy.reference_k, policy.alpha_cap)
     member = walk.pop("member")
     limit, theta = policy.threshold_h, None
     if limit is None:
@@ -265,17 +276,17 @@ def _standardised(mu, phi, accept: Acceptance, n_outlets) -> tuple[np.ndarray, n
         return n, (n - e1[keep]) / np.sqrt(v[keep])
 
 # %% ../../nbs/states/21_s2_corridors.ipynb #31f37618
-def dispersion_metrics(merchant_id: np.ndarray, mu: np.ndarray, phi: np.ndarray, n_outlets: np.ndarray) -> dict:
+def dispersion_metrics(merchant_id: np.ndarray, mu: np.ndarray, phi: np.ndarray, n_outlets: np.ndarray,
+                       accept: Acceptance | None = None) -> dict:
     """Moments of the accepted counts against NB2 given N >= 2 (S2 §3.7).
 
-    Columns as in `evaluate_corridors`, `n_outlets` int64[n]. Merchants of invalid alpha are left out. Returns `n`,
+    Columns and `accept` as in `evaluate_corridors`, `n_outlets` int64[n]. Merchants of invalid alpha are left out. Returns `n`,
     `n_outlets_mean`, `n_outlets_var` (divisor n), `mean_z`, `pearson_dispersion`, and min, median, max of mu, phi, mu/phi."""
+    accept = accept or acceptance(mu, phi)
     order = np.argsort(merchant_id, kind="stable")
-    mu, phi, counts = (np.asarray(c)[order] for c in (mu, phi, n_outlets))
-    accept = acceptance(mu, phi)
-    ok = accept.valid
-    mu, phi, counts = mu[ok], phi[ok], counts[ok]
-    n, z = _standardised(mu, phi, Acceptance(accept.p1[ok], accept.alpha[ok], ok[ok]), counts)
+    kept = order[accept.valid[order]]
+    mu, phi, counts, p1, alpha, ok = (np.asarray(c)[kept] for c in (mu, phi, n_outlets, accept.p1, accept.alpha, accept.valid))
+    n, z = _standardised(mu, phi, Acceptance(p1, alpha, ok), counts)
     size = int(n.size)
     mean = _serial_sum(n) / size if size else None
     out = {"n": size, "n_outlets_mean": mean, "mean_z": _serial_sum(z) / size if size else None,
@@ -292,3 +303,36 @@ def published_metrics(corridors: Corridors, dispersion: dict, aborted: int) -> d
     "The metrics of S2 (§6): the seven of the corridors, merchants outside the CUSUM, merchants given up, and the dispersion fields."
     first = {name: corridors.metrics[name] for name in CORRIDOR_METRICS}
     return first | {"cusum_skipped_merchants": corridors.metrics["cusum_skipped_merchants"], "aborted_merchants": aborted} | dispersion
+
+# %% ../../nbs/states/21_s2_corridors.ipynb #f8c670ab
+_CSV_COLUMNS = ("alpha", "rejections", "expected", "variance", "z_score", "cusum")
+_CSV_WIDTH = 2 * U64_WIDTH + 5 * FLOAT_WIDTH + 7
+
+
+@kernel
+def _csv_rows(merchant_id, rejections, floats, out):
+    "Rows of the CUSUM trace, floats uint64[5, n] (bits of finite numbers), into out; where they end."
+    p = 0
+    for i in range(merchant_id.size):
+        p = put_u64(out, p, merchant_id[i])
+        for j in range(5):
+            out[p] = 44  # ,
+            p = put_float(out, p + 1, floats[j, i])
+            if j == 0:
+                out[p] = 44
+                p = put_u64(out, p + 1, rejections[i])
+        out[p] = 10  # LF
+        p += 1
+    return p
+
+# %% ../../nbs/states/21_s2_corridors.ipynb #59c6add0
+def cusum_csv(corridors: Corridors) -> bytes:
+    "`cusum_trace.csv`: one row a merchant of the CUSUM in its order; floats as shortest round-trip decimals."
+    columns = [corridors.order, *(corridors.trace[name] for name in _CSV_COLUMNS)]
+    head = ",".join(("merchant_id", *_CSV_COLUMNS)) + "\n"
+    floats = np.stack([column for column in columns if column.dtype == np.float64])
+    if not np.isfinite(floats).all():
+        return (head + "".join(",".join(map(repr, row)) + "\n" for row in zip(*(c.tolist() for c in columns)))).encode("ascii")
+    out = np.empty(columns[0].size * _CSV_WIDTH + SLACK, np.uint8)
+    end = _csv_rows(columns[0].view(np.uint64), columns[2].view(np.uint64), floats.view(np.uint64), out)
+    return head.encode("ascii") + out[:end].tobytes()

@@ -23,7 +23,7 @@ from ..core.tables import MerchantAbort, OutputRecord, publish_outputs, write_ab
 from .evidence import outputs_present
 from .replay import design_shards
 from .s2_attempts import Features, NbModel, NbPart, compute_s2, nb_model, nb_trace
-from .s2_corridors import CorridorPolicy, Corridors, corridor_policy, dispersion_metrics, evaluate_corridors, published_metrics
+from .s2_corridors import CorridorPolicy, Corridors, acceptance, corridor_policy, dispersion_metrics, evaluate_corridors, published_metrics
 
 # %% ../../nbs/states/22_s2_nb_outlets.ipynb #7c36b658
 POLICY = "validation_policy.yaml"
@@ -74,7 +74,7 @@ def multi_features(design: Mapping[str, np.ndarray], hurdle: Mapping[str, np.nda
 # %% ../../nbs/states/22_s2_nb_outlets.ipynb #cbc666bc
 def shard_features(run: Run, model: NbModel, shard: Shard, design: Mapping[str, np.ndarray]) -> Features:
     "The multi-site merchants of a shard, from the design and the hurdle events on disk. Errors of `multi_features`, `read_event_part`."
-    return multi_features(design, read_event_part(run, "hurdle_bernoulli", shard.index), model)
+    return multi_features(design, read_event_part(run, "hurdle_bernoulli", shard.index, ("merchant_id", "is_multi")), model)
 
 # %% ../../nbs/states/22_s2_nb_outlets.ipynb #f3ec69af
 class NbTally:
@@ -106,8 +106,9 @@ MODULE = "1A.nb_sampler"
 def judge(tally: NbTally, policy: CorridorPolicy) -> tuple[Corridors, dict]:
     "The corridors and the metrics of S2 over all finals."
     ids, mu, phi = (tally.final(name) for name in ("merchant_id", "mu", "dispersion_k"))
-    corridors = evaluate_corridors(policy, ids, mu, phi, tally.final("nb_rejections"))
-    return corridors, published_metrics(corridors, dispersion_metrics(ids, mu, phi, tally.final("n_outlets")), len(tally.aborts))
+    accept = acceptance(mu, phi)
+    corridors = evaluate_corridors(policy, ids, mu, phi, tally.final("nb_rejections"), accept)
+    return corridors, published_metrics(corridors, dispersion_metrics(ids, mu, phi, tally.final("n_outlets"), accept), len(tally.aborts))
 
 # %% ../../nbs/states/22_s2_nb_outlets.ipynb #83529c03
 STREAMS = ("gamma_component", "poisson_component_nb", "nb_final")

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'is_token', 'is_integer', 'PolicyMapping', 'words', 'countries_of', 'Rule', 'Ladder', 'load_ladder',
-           'Decision', 'decision_of', 'decide', 'Candidate', 'candidates', 'stored_key']
+           'Decision', 'decision_by', 'decide', 'Candidate', 'candidates', 'stored_key']
 
 # %% ../../nbs/states/31_s3_ladder.ipynb #e97aa53a
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
 # %% ../../nbs/states/31_s3_ladder.ipynb #4f320ec1
 from ..core.errors import Seg1aError
@@ -135,6 +137,7 @@ class Ladder:
     filter_tags: tuple[str, ...]
     rules: tuple[Rule, ...]
     admitters: Mapping[str, Rule]
+    decisions: dict[bytes, "Decision"] = field(default_factory=dict, compare=False, repr=False)  # those met so far, by the rules that fire
 
 # %% ../../nbs/states/31_s3_ladder.ipynb #3356977a
 def _expanded(outcome: PolicyMapping, verb: str, countries: frozenset[str], sets: Mapping[str, frozenset[str]]) -> frozenset[str]:
@@ -264,6 +267,9 @@ def load_ladder(policy: Mapping, countries: frozenset[str]) -> Ladder:
                   {rule.reason_code: rule for rule in rules if rule.admit})
 
 # %% ../../nbs/states/31_s3_ladder.ipynb #46b4fee9
+_Admitted = tuple[str, tuple[str, ...], tuple[str, ...]]  # country, reason codes, filter tags
+
+
 @dataclass(frozen=True)
 class Decision:
     "The outcome of the ladder for one merchant."
@@ -273,21 +279,33 @@ class Decision:
     eligible: bool
     merchant_tags: tuple[str, ...]
 
+    @cached_property
+    def admitted(self) -> tuple[_Admitted, ...]:
+        "What the decision admits, in the order of Key(c), wherever home is; nothing unless it is eligible (S3 §3.2, §3.3)."
+        return _admitted(self)
+
 # %% ../../nbs/states/31_s3_ladder.ipynb #ad8e0a4f
-def decision_of(fired: Iterable[Rule]) -> Decision:
+def _decision_of(fired: Iterable[Rule]) -> Decision:
     "The decision that a set of fired rules leads to (S3 §3.1, steps 2 to 5)."
     fired = tuple(sorted(fired, key=lambda rule: rule.key))
     source = next(rule for rule in fired if rule.polarity is not None)
     return Decision(fired, source, source.polarity, tuple(sorted({tag for rule in fired for tag in rule.tags})))
 
 # %% ../../nbs/states/31_s3_ladder.ipynb #d2c26d45
+def decision_by(ladder: Ladder, truth: Iterable[bool]) -> Decision:
+    "The decision when each rule of the ladder (by key) fires or does not."
+    key = bytes(truth)
+    if key not in ladder.decisions:
+        ladder.decisions[key] = _decision_of(rule for rule, fires in zip(ladder.rules, key) if fires)
+    return ladder.decisions[key]
+
+
 def decide(ladder: Ladder, context: Mapping) -> Decision:
     "Evaluate the ladder on one merchant: `merchant_id`, `home_country_iso`, `mcc`, `channel` (`CP`/`CNP`), `n_outlets`."
-    return decision_of(rule for rule in ladder.rules if rule.predicate.holds(context))
+    return decision_by(ladder, (rule.predicate.holds(context) for rule in ladder.rules))
 
 # %% ../../nbs/states/31_s3_ladder.ipynb #aab23d47
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     "A country that a merchant may be in; a row of the candidate set without its merchant."
 
     country_iso: str
@@ -296,22 +314,30 @@ class Candidate:
     reason_codes: tuple[str, ...]
     filter_tags: tuple[str, ...]
 
-# %% ../../nbs/states/31_s3_ladder.ipynb #39034544
-def candidates(decision: Decision, home: str) -> tuple[Candidate, ...]:
-    "The candidate set of a merchant at `home`, by rank: home first, then the admitted foreign countries (S3 §3.2, §3.3)."
-    tags = set(decision.merchant_tags)
-    rows = [Candidate(home, 0, True, (decision.source.reason_code,), tuple(sorted(tags | {"HOME"})))]
+# %% ../../nbs/states/31_s3_ladder.ipynb #6b97d5ff
+def _admitted(decision: Decision) -> tuple[_Admitted, ...]:
+    "The countries that fired rules admit and none denies, with their words, in the order of Key(c)."
     if not decision.eligible:
-        return tuple(rows)
+        return ()
     denied = frozenset().union(*(rule.deny for rule in decision.fired))
     by = {}  # country -> the fired rules that admit it, ascending by key
     for rule in decision.fired:
-        for country in rule.admit - denied - {home}:
+        for country in rule.admit - denied:
             by.setdefault(country, []).append(rule)
-    for rank, country in enumerate(sorted(by, key=lambda c: (by[c][0].key, c)), start=1):
-        row_tags = {tag for rule in by[country] for tag in rule.row_tags}
-        rows.append(Candidate(country, rank, False, tuple(sorted({rule.reason_code for rule in by[country]})), tuple(sorted(tags | row_tags))))
-    return tuple(rows)
+    words = {}  # by the ids of the admitting rules: there are far fewer combinations than countries
+    for rules in by.values():
+        ids = tuple(rule.rule_id for rule in rules)
+        if ids not in words:
+            words[ids] = (tuple(sorted({rule.reason_code for rule in rules})),
+                          tuple(sorted({*decision.merchant_tags}.union(*(rule.row_tags for rule in rules)))))
+    return tuple((c, *words[tuple(rule.rule_id for rule in by[c])]) for c in sorted(by, key=lambda c: (by[c][0].key, c)))
+
+# %% ../../nbs/states/31_s3_ladder.ipynb #39034544
+def candidates(decision: Decision, home: str) -> tuple[Candidate, ...]:
+    "The candidate set of a merchant at `home`, by rank: home first, then the admitted foreign countries (S3 §3.2, §3.3)."
+    foreign = [row for row in decision.admitted if row[0] != home]
+    return (Candidate(home, 0, True, (decision.source.reason_code,), tuple(sorted({"HOME", *decision.merchant_tags}))),
+            *(Candidate(country, rank, False, reasons, tags) for rank, (country, reasons, tags) in enumerate(foreign, start=1)))
 
 # %% ../../nbs/states/31_s3_ladder.ipynb #7222143a
 def stored_key(ladder: Ladder, reason_codes: Iterable[str], country: str) -> tuple | None:

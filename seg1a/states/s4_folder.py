@@ -61,18 +61,19 @@ def _folder_digest(folder: Path) -> str | None:
     return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
 
 # %% ../../nbs/states/45a_s4_folder.ipynb #373d29fb
-def input_digests(run: Run, inputs: Inputs, limits: Limits) -> dict:
-    "Everything that the verdict depends on: file -> SHA-256, and the values of policy and limits."
+def input_digests(run: Run, inputs: Inputs, limits: Limits, known: Mapping[str, str] = {}) -> dict:
+    "Everything that the verdict depends on: file -> SHA-256 (`known`: of files that were hashed when they were read), and the values of policy and limits."
     sealed = filter(run.has_artefact, (POLICY_FILE, FEATURE_FILE, "validation_policy.yaml", "transaction_schema_merchant_ids.parquet"))
     paths = [run.path(dataset_id) for dataset_id in _TABLES if run.path(dataset_id).is_file()]
     paths += [path for stream_id in ("hurdle_bernoulli", "nb_final", *STREAMS) for _, path in event_parts(run, stream_id)]
-    digests = map_shards(lambda path: (run.relative(path), digest_file(path).sha256), paths, run.workers)
+    unknown = [path for path in paths if run.relative(path) not in known]
+    digests = {**known, **dict(map_shards(lambda path: (run.relative(path), digest_file(path).sha256), unknown, run.workers))}
     try:
         trace = _trace_digest(run)
     except Seg1aError as error:
         trace = error.message  # the sweep will report it; here it is only another state of the file
     folders = {run.relative(folder) + "/": _folder_digest(folder) for folder in (part_path(run, stream_id, 0).parent for stream_id in STREAMS)}
-    return {"files": {name: run.inputs.rows[name]["sha256_hex"] for name in sealed} | dict(digests) | {"rng_trace_log of S4": trace} | folders,
+    return {"files": {name: run.inputs.rows[name]["sha256_hex"] for name in sealed} | digests | {"rng_trace_log of S4": trace} | folders,
             "policy": inputs.policy.as_json(), "thresholds": limits.as_json()}
 
 # %% ../../nbs/states/45a_s4_folder.ipynb #3e1e2dcc
@@ -153,15 +154,20 @@ class Lines:
             raise StaleLines(known_to if text.startswith(there) else 0)
 
     def append(self, text: bytes) -> None:
-        "Write lines, over whatever stood here, and force them to the disk. `E_WRITE_FAIL`."
+        "Write lines, over whatever stood here. `E_WRITE_FAIL`."
         with writing(self.path):
             self._file.truncate(self._file.tell())
             self._file.write(text)
             self._file.flush()
+
+    def sync(self) -> None:
+        "Force what was written to the disk. `E_WRITE_FAIL`."
+        with writing(self.path):
             os.fsync(self._file.fileno())
 
     def __exit__(self, kind, *rest) -> None:
         with writing(self.path):
             if kind is None:
                 self._file.truncate(self._file.tell())
+                self.sync()
             self._file.close()

@@ -7,6 +7,7 @@ __all__ = ['VERDICTS', 'READY', 'SINGLE', 'INELIGIBLE', 'GIVEN_UP', 'NO_HURDLE',
            'GAPS', 'Inputs', 'read_s4']
 
 # %% ../../nbs/states/42_s4_inputs.ipynb #44809c49
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -21,7 +22,7 @@ from ..core.events import event_parts, read_event_part, require_audit
 from ..core.gates import require_flags
 from ..core.run import Run
 from ..core.shards import Shard, map_shards, shard_ranges
-from ..core.tables import check_embedding, read_aborts, read_parquet, read_row_groups
+from ..core.tables import MerchantAbort, check_embedding, read_aborts, read_parquet, read_row_groups
 from .s4_policy import Features, ZtpPolicy, openness, read_features, read_policy
 from .s4_sampler import Scope
 
@@ -41,16 +42,16 @@ def _reason_of(run: Run, path: Path, refusal: Seg1aError) -> Seg1aError:
     return Seg1aError("PARTITION_MISMATCH" if foreign else "SCHEMA_INVALID", refusal.message, **refusal.detail)
 
 # %% ../../nbs/states/42_s4_inputs.ipynb #cc5e9c2d
-def _events(run: Run, stream_id: str, names: Iterable[str]) -> Iterator[list[np.ndarray]]:
-    "The named columns of each part of a stream."
-    def one(part: tuple[int, Path]) -> list[np.ndarray]:
-        try:
-            columns = read_event_part(run, stream_id, part[0])
-        except Seg1aError as refusal:
-            raise _reason_of(run, part[1], refusal) from refusal
-        return [columns[name] for name in names]
-
-    yield from map_shards(one, event_parts(run, stream_id), run.workers)
+def _events(run: Run, stream_id: str, part: tuple[int, Path], names: Iterable[str], digests: dict[str, str] | None = None) -> list[np.ndarray]:
+    "The named columns of a part (shard index, place); `digests`, if given, gets its path and SHA-256."
+    digest = None if digests is None else hashlib.sha256()
+    try:
+        columns = read_event_part(run, stream_id, part[0], names, digest)
+    except Seg1aError as refusal:
+        raise _reason_of(run, part[1], refusal) from refusal
+    if digest is not None:
+        digests[run.relative(part[1])] = digest.hexdigest()
+    return [columns[name] for name in names]
 
 # %% ../../nbs/states/42_s4_inputs.ipynb #82118a0e
 def _tables(run: Run, dataset_id: str, names: Iterable[str]) -> Iterator[list[np.ndarray]]:
@@ -64,8 +65,11 @@ def _tables(run: Run, dataset_id: str, names: Iterable[str]) -> Iterator[list[np
         yield [group[name].to_numpy() for name in names]
 
 # %% ../../nbs/states/42_s4_inputs.ipynb #2de11d37
-def _places(universe: np.ndarray, ids: np.ndarray, source: str) -> np.ndarray:
-    "Where these ids stand in the universe, int64[m]. `UPSTREAM_INCONSISTENT` for one that does not."
+def _places(universe: np.ndarray, ids: np.ndarray, source: str) -> np.ndarray | slice:
+    "Where these ids stand in the universe, int64[m], or a slice when they are one. `UPSTREAM_INCONSISTENT` for one that does not."
+    start = int(np.searchsorted(universe, ids[0])) if len(ids) else 0
+    if np.array_equal(universe[start : start + len(ids)], ids):
+        return slice(start, start + len(ids))
     place = np.minimum(np.searchsorted(universe, ids), max(len(universe) - 1, 0))
     strange = universe[place] != ids if len(universe) else np.ones(len(ids), bool)
     if strange.any():
@@ -83,8 +87,10 @@ class _Column:
 
     def put(self, ids: np.ndarray, values: np.ndarray) -> None:
         "Take in rows. `UPSTREAM_INCONSISTENT` for a second row of a merchant."
-        place = _places(self._universe, ids, self._source)
-        again = self.known[place] | np.isin(np.arange(len(place)), np.unique(place, return_index=True)[1], invert=True)
+        place, again = _places(self._universe, ids, self._source), np.zeros(len(ids), bool)
+        if (ids[1:] <= ids[:-1]).any():
+            again = np.isin(np.arange(len(ids)), np.unique(ids, return_index=True)[1], invert=True)
+        again |= self.known[place]
         if again.any():
             first = int(ids[np.argmax(again)])
             raise Seg1aError("UPSTREAM_INCONSISTENT", f"{self._source}: merchant {first} has two rows", source=self._source, merchant_id=first)
@@ -148,10 +154,32 @@ def _universe(run: Run) -> np.ndarray:
     groups = [t["merchant_id"].to_numpy() for t in read_parquet(snapshot, "transaction_schema_merchant_ids", ["merchant_id"])]
     return np.sort(np.concatenate([np.zeros(0, np.int64), *groups]))
 
+# %% ../../nbs/states/42_s4_inputs.ipynb #0ead92d5
+_STREAMS = {"hurdle_bernoulli": ("is_multi", np.bool_), "nb_final": ("n_outlets", np.int64)}
+_VERDICT_TABLES = {"crossborder_eligibility_flags": ("is_eligible", np.bool_), "s3_eligibility": ("eligible_crossborder", np.bool_)}
+
+
+def _read_columns(run: Run, universe: np.ndarray, digests: dict[str, str] | None) -> tuple[list[_Column], list[MerchantAbort], tuple[np.ndarray, np.ndarray]]:
+    "(the columns of the streams and tables, who was given up by S2, `_candidate_counts`)."
+    columns = {name: _Column(universe, name, dtype) for name, (_, dtype) in (_STREAMS | _VERDICT_TABLES).items()}
+    jobs = [(name, lambda name=name, part=part, value=value: [_events(run, name, part, ("merchant_id", value), digests)])
+            for name, (value, _) in _STREAMS.items() for part in event_parts(run, name)]
+    jobs += [(name, lambda name=name, value=value: list(_tables(run, name, ("merchant_id", value)))) for name, (value, _) in _VERDICT_TABLES.items()]
+    jobs += [("given up", lambda: read_aborts(run, "S2")), ("candidates", lambda: _candidate_counts(run, universe))]
+    others = {}
+    for (name, _), result in zip(jobs, map_shards(lambda job: job[1](), jobs, run.workers), strict=True):
+        if name in columns:
+            for ids, values in result:
+                columns[name].put(ids, values)
+        else:
+            others[name] = result
+    return list(columns.values()), others["given up"], others["candidates"]
+
 # %% ../../nbs/states/42_s4_inputs.ipynb #d11f6d9a
-def read_s4(run: Run) -> Inputs:
+def read_s4(run: Run, digests: dict[str, str] | None = None) -> Inputs:
     """Gates, audit row, policy, feature, and the verdict on every merchant (S4 §2, §3 step 1).
 
+    `digests`, if given, gets the path and the SHA-256 of every part of events that was read.
     Raises NotPassed `upstream_gate_closed`, `AUDIT_MISSING`, `ERR_S4_POLICY_INVALID`, `ERR_S4_FEATURE_DOMAIN`, `PARTITION_MISMATCH`,
     `SCHEMA_INVALID`, `UPSTREAM_INCONSISTENT`, and the errors of the table readers."""
     require_flags(run, 4)
@@ -159,13 +187,6 @@ def read_s4(run: Run) -> Inputs:
     policy = read_policy(run)
     universe = _universe(run)
     features = read_features(run, universe, policy)
-    sources = {"hurdle_bernoulli": (_events, "is_multi", np.bool_), "nb_final": (_events, "n_outlets", np.int64),
-               "crossborder_eligibility_flags": (_tables, "is_eligible", np.bool_), "s3_eligibility": (_tables, "eligible_crossborder", np.bool_)}
-    columns = {name: _Column(universe, name, dtype) for name, (_, _, dtype) in sources.items()}
-    for name, (read, value, _) in sources.items():
-        for ids, values in read(run, name, ("merchant_id", value)):
-            columns[name].put(ids, values)
-    given_up = np.isin(universe, np.array([abort.merchant_id for abort in read_aborts(run, "S2")], np.int64))
-    home, foreign = _candidate_counts(run, universe)
-    hurdle, outlets, eligible, admitted = columns.values()
+    (hurdle, outlets, eligible, admitted), aborts, (home, foreign) = _read_columns(run, universe, digests)
+    given_up = np.isin(universe, np.array([abort.merchant_id for abort in aborts], np.int64))
     return Inputs(policy, features, universe, _verdicts(hurdle, eligible, admitted, given_up, outlets.value, home), outlets.value, foreign)
