@@ -14,10 +14,20 @@ import urllib.request
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
+
+from seg1a.core.errors import Seg1aError
 from seg1a.operations.store import open_store
 
 KEYS = {"writer": ["Admin", "Read", "Write", "List"], "reader": ["Read", "List"], "stranger": ["Read:other"]}
 BUCKET = "bucket"
+
+
+def code_of(call, *args, **more) -> str:
+    """The code of the error that a call must end with."""
+    with pytest.raises(Seg1aError) as caught:
+        call(*args, **more)
+    return caught.value.code
 
 
 def free_ports(count: int) -> list[int]:

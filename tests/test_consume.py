@@ -5,11 +5,10 @@ import json
 import pandas
 import pyarrow as pa
 import pytest
-from store_support import Places, flipped
+from store_support import Places, code_of, flipped
 
 import seg1a
 from seg1a.core.contracts import contracts
-from seg1a.core.errors import Seg1aError
 from seg1a.operations.consume import dataset_columns, duckdb_columns, polars_schema
 from seg1a.operations.promote import promote
 from seg1a.operations.promoted import RECORD
@@ -33,12 +32,6 @@ def opened(request, passed_run, tmp_path_factory):
         uri = promote(passed_run, Places(request.param, tmp_path_factory.mktemp("consume"), server).fresh()).uri
         with seg1a.open_run(uri) as run:
             yield run
-
-
-def code_of(call, *args, **more) -> str:
-    with pytest.raises(Seg1aError) as caught:
-        call(*args, **more)
-    return caught.value.code
 
 
 def test_every_dataset_of_a_run_can_be_read(opened, passed_run):

@@ -20,10 +20,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seg1a.core.cache import cache_root
 from seg1a.core.encoding import canonical_line
 from seg1a.core.errors import StagingError
 from seg1a.inputs.manifest import CHECKSUMS, MANIFEST, PackManifest, checksums_text, pack_parameter_hash, path_problem, read_manifest, verify_pack
-from seg1a.inputs.pack import MERCHANT_TABLE, build_pack, cache_root, default_policies, default_reference, dev_pack, overlay_pack
+from seg1a.inputs.pack import MERCHANT_TABLE, build_pack, default_policies, default_reference, dev_pack, overlay_pack
 from seg1a.inputs.snapshot import MERCHANTS, below, jenks_breaks, merchant_ids, merchant_snapshot, snapshot_weights, words
 from seg1a.inputs.sources import ROW_GROUP, read_source, write_canonical
 

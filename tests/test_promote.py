@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from store_support import flipped
+from store_support import code_of, flipped
 
 from seg1a.core.errors import NotPassed, Seg1aError
 from seg1a.core.flags import FLAG
@@ -29,12 +29,6 @@ def changed_run(passed_run, tmp_path) -> Path:
     shutil.copytree(passed_run, root)
     (root / "run_summary.json").write_bytes((root / "run_summary.json").read_bytes() + b"\n")
     return root
-
-
-def code_of(call, *args, **more) -> str:
-    with pytest.raises(Seg1aError) as caught:
-        call(*args, **more)
-    return caught.value.code
 
 
 def test_the_whole_run_is_promoted(places, passed_run):

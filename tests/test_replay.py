@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from store_support import code_of
 from tamper_support import Forger
 
-from seg1a.core.errors import Seg1aError
 from seg1a.core.run import Options
 from seg1a.inputs.pack import overlay_pack
 from seg1a.operations import replay as replay_module
@@ -17,12 +17,6 @@ from seg1a.operations.promote import promote
 from seg1a.operations.replay import replay
 
 POLICY = "policy.s4.hyperparams.yaml"
-
-
-def code_of(call, *args, **more) -> str:
-    with pytest.raises(Seg1aError) as caught:
-        call(*args, **more)
-    return caught.value.code
 
 
 def no_run(monkeypatch) -> None:

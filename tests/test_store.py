@@ -4,17 +4,11 @@ import os
 import threading
 
 import pytest
-from store_support import BUCKET, proxy
+from store_support import BUCKET, code_of, proxy
 
-from seg1a.core.errors import Seg1aError, UsageError
+from seg1a.core.errors import UsageError
 from seg1a.operations import store as stores
 from seg1a.operations.store import digest, download, in_parallel, open_store, read
-
-
-def code_of(call, *args, **more) -> str:
-    with pytest.raises(Seg1aError) as caught:
-        call(*args, **more)
-    return caught.value.code
 
 
 def test_the_verbs_are_the_same(places, tmp_path):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MERCHANT_TABLE', 'default_reference', 'default_policies', 'Source', 'pack_sources', 'source_version', 'build_pack',
-           'overlay_pack', 'overlay_digest', 'cache_root', 'dev_pack']
+           'overlay_pack', 'overlay_digest', 'dev_pack']
 
 # %% ../../nbs/inputs/03_pack.ipynb #99cf65e5
 import hashlib
@@ -22,6 +22,7 @@ import pyarrow.csv as pacsv
 
 # %% ../../nbs/inputs/03_pack.ipynb #521ac6e2
 import seg1a
+from ..core.cache import cache_root
 from ..core.contracts import ArtefactRecord, contracts
 from ..core.encoding import canonical_json, read_json, read_yaml, utc_text
 from ..core.errors import Seg1aError, StagingError
@@ -312,13 +313,6 @@ def overlay_digest(base: PackManifest, overrides: Mapping[str, Path | bytes | No
     change = {name: None if value is None else hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else digest_file(value).sha256
               for name, value in overrides.items()}
     return hashlib.sha256(canonical_json([base.sha256, change]).encode("ascii")).hexdigest()
-
-# %% ../../nbs/inputs/03_pack.ipynb #6065a070
-def cache_root() -> Path:
-    "Where this user's caches lie: SEG1A_CACHE_DIR, else XDG_CACHE_HOME/seg1a, else ~/.cache/seg1a."
-    if folder := os.environ.get("SEG1A_CACHE_DIR"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seg1a"
 
 # %% ../../nbs/inputs/03_pack.ipynb #82694526
 def _build_digest(reference: Path, policies: Path, merchants: int) -> str:

@@ -14,8 +14,9 @@ import numpy as np
 # %% ../../nbs/states/35a_s3_lines.ipynb #25c707ec
 from ..core.encoding import canonical_json
 from ..core.errors import Seg1aError
-from ..core.float_text import SLACK, U64_WIDTH, inlined, load_word, put_u64, store_word
+from ..core.float_text import SLACK, U64_WIDTH, put_u64
 from ..core.kernels import kernel
+from ..core.rows import copy_span
 
 # %% ../../nbs/states/35a_s3_lines.ipynb #e6216263
 @dataclass(frozen=True, eq=False)
@@ -53,14 +54,6 @@ def line_program(constants: Mapping[str, object], texts: Mapping[str, Sequence[s
     return LineProgram(tuple(n for n in names if n in slots), width, data, spans[:len(pieces)].copy(), spans[len(pieces):].copy(), bases, sizes)
 
 # %% ../../nbs/states/35a_s3_lines.ipynb #37096a49
-@inlined
-def _copied(out, p, text, start, stop):
-    "Copy text[start:stop] to out[p:], up to 7 bytes more; the position behind it."
-    for i in range(start, stop, 8):
-        store_word(out, p + i - start, load_word(text, i))
-    return p + stop - start
-
-
 @kernel
 def _lay(words, first, text, pieces, spans, bases, width, out):
     "(end of the text, next line): lines from `first` on, as many as fit."
@@ -68,16 +61,16 @@ def _lay(words, first, text, pieces, spans, bases, width, out):
     limit = out.size - width - SLACK
     while row < words.shape[1] and p <= limit:
         for s in range(slots):
-            p = _copied(out, p, text, pieces[s, 0], pieces[s, 1])
+            p = copy_span(out, p, text, pieces[s, 0], pieces[s, 1])
             value = words[s, row]
             if bases[s] >= 0:
-                p = _copied(out, p, text, spans[bases[s] + value, 0], spans[bases[s] + value, 1])
+                p = copy_span(out, p, text, spans[bases[s] + value, 0], spans[bases[s] + value, 1])
             elif value >= 0:
                 p = put_u64(out, p, np.uint64(value))
             else:
                 out[p] = 45  # -
                 p = put_u64(out, p + 1, np.uint64(-value))
-        p = _copied(out, p, text, pieces[slots, 0], pieces[slots, 1])
+        p = copy_span(out, p, text, pieces[slots, 0], pieces[slots, 1])
         row += 1
     return p, row
 
