@@ -251,11 +251,11 @@ def check_reader(name: str, data: bytes, memory: GuardedMemory, buffer: RowBuffe
 def campaign(seed: int, count: int) -> int:
     "Damage rows of every stream in turn; the number of damaged files that are legal ones."
     rng, memory, buffer, legal = np.random.default_rng(seed), GuardedMemory(1 << 16), RowBuffer(), 0
-    names = list(programs())
+    names, goods = list(programs()), {}
     for i in range(count):
         if i % 500 < len(names):  # other values now and then
             name = names[i % 500]
-            goods = {**(goods if i else {}), name: format_rows(programs()[name], random_columns(programs()[name], ROWS, rng)).tobytes()}
+            goods[name] = format_rows(programs()[name], random_columns(programs()[name], ROWS, rng)).tobytes()
             assert check_reader(name, goods[name], memory, buffer)
         name = names[i % len(names)]
         data = damaged(goods[name], rng)

@@ -16,7 +16,7 @@ from seg1a.core.errors import Seg1aError
 from seg1a.operations.audit import cell_seconds, execute_notebook
 from seg1a.operations.kernel import start_kernel
 from seg1a.operations.pipeline import STATE_MODULES
-from seg1a.operations.zygote import KERNEL_ENVIRONMENT, PREPARATIONS, Zygote, may_fork, thread_count
+from seg1a.operations.zygote import KERNEL_ENVIRONMENT, PREPARATIONS, Zygote
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 PATIENCE = 60.0  # seconds until something that must happen is said not to have happened

@@ -25,11 +25,10 @@ from ..core.encoding import canonical_line, read_json, utc_text
 from ..core.errors import NotPassed, Seg1aError
 from ..core.flags import FLAG, file_bytes, file_digest, folder_files
 from ..core.gates import Verdict, verify_bundle
-from ..core.run import atomic_bytes
 from ..core.tables import read_parquet
 from ..inputs.manifest import path_problem
-from .promoted import RECORD, RETENTION_LOG, Facts, parse_record, promoted_path, record_facts, verify_promoted
-from .store import BLOCK, FolderStore, Meter, Store, below, digest, in_parallel, is_remote, open_store, read
+from .promoted import RECORD, RETENTION_LOG, Facts, parse_record, promoted_path, verify_promoted
+from .store import FolderStore, Meter, Store, below, digest, in_parallel, is_remote, open_store, read
 
 # %% ../../nbs/operations/08_promote.ipynb #08779047
 _TREES = ("parameter_scoped", "logs", "validation", "validation_bundle")
