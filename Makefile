@@ -1,5 +1,6 @@
 # make run    set everything up and run S0-S4 on the dev pack, ending in a sealed PASS
 # make test   set everything up and pass all tests
+# make soak   the long campaigns: kills, full disks, every forgery, fuzzing
 # make replay build the dev pack, run, promote to a local store, run again from the stamp, compare: the last line is EQUAL
 # make lock   resolve the dependencies again and write requirements/lock.txt
 PYTHON ?= python3
@@ -7,14 +8,17 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 
-.PHONY: run test replay lock sync wheel clean
+.PHONY: run test soak replay lock sync wheel clean
 
 run: $(STAMP)
 	@$(BIN)/seg1a run --output-dir runs/dev --seed 1
 
 test: $(STAMP) sync
 	@$(BIN)/python tools/test_notebooks.py nbs
-	@$(BIN)/python -m pytest tests
+	@$(BIN)/python -m pytest tests -n auto
+
+soak: $(STAMP)
+	@$(BIN)/python -m pytest tests -n auto -m slow
 
 # The same path as in production, on a folder: stage, run, promote, replay. runs/replay is made anew each time.
 REPLAY := runs/replay
@@ -32,7 +36,7 @@ sync: $(STAMP)
 
 lock: $(STAMP)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --extra dev --extra s3 --extra sign setup.py -o requirements/lock.txt
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --extra dev --extra s3 --extra sign --extra dask setup.py -o requirements/lock.txt
 	printf '# Of requirements/lock.txt; `make lock` writes both.\nlock_sha256: "%s"\n' "$$(sha256sum requirements/lock.txt | cut -d' ' -f1)" > seg1a/core/contracts/lock.yaml
 
 wheel: $(STAMP)

@@ -7,11 +7,20 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from prepared import AT_START, run_forked
 from run_support import FLAGS, LANES, run_root
 
 # A slow machine is no failure, and a build that was green stays green until something changes.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
+
+# Long files first, so that no worker is left alone with one at the end.
+LONGEST = ("test_container.py", "test_same_bytes.py", "test_end_to_end.py", "test_tamper_sweep.py", "test_s4_resume.py", "test_zygote.py", "test_replay.py", "test_validate_command.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -24,10 +33,15 @@ def checkout() -> Path:
 
 @pytest.fixture(scope="session")
 def seg1a():
-    """`seg1a(*arguments, **environment)` -> CompletedProcess of the command line, in a process of its own."""
+    """`seg1a(*arguments, **environment)` -> CompletedProcess of the command line, in a process of its own.
 
-    def run(*arguments, cwd=None, **environment) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "seg1a", *map(str, arguments)]
+    A copy of a process that has imported everything; `started=True`, or a variable that is read at the start, asks for a new interpreter."""
+
+    def run(*arguments, cwd=None, started=False, **environment) -> subprocess.CompletedProcess:
+        arguments = list(map(str, arguments))
+        if not started and not any(name.startswith(AT_START) for name in environment):
+            return run_forked(arguments, cwd, os.environ | environment)
+        command = [sys.executable, "-m", "seg1a", *arguments]
         return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ | environment, timeout=900)
 
     return run

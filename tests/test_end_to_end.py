@@ -143,8 +143,7 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize("notebooks", [(), ("--no-notebooks",)], ids=["notebooks", "in-process"])
-@pytest.mark.parametrize("case", REFUSALS)
+@pytest.mark.parametrize(("case", "notebooks"), [*((case, ("--no-notebooks",)) for case in REFUSALS), ("duplicate_merchant", ()), ("tight_corridor", ())])
 def test_refusal_leaves_evidence_and_nothing_else(seg1a, small_pack, tmp_path, case, notebooks):
     change, code, state = REFUSALS[case]
     done = seg1a("run", "--pack", small_pack, "--output-dir", tmp_path / "out", *change(small_pack, tmp_path), *FLAGS, *notebooks)

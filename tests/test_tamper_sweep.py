@@ -24,7 +24,6 @@ from seg1a.operations.pipeline import RunRequest, run_pipeline
 from seg1a.operations.validate import validate_run
 
 SEED = 20_261_123
-BYTES = 500
 EVENT_STREAMS = ("hurdle_bernoulli", "gamma_component", "poisson_component_nb", "nb_final", "poisson_component_ztp", "ztp_rejection",
                  "ztp_retry_exhausted", "ztp_final")
 S0_TABLES = ("crossborder_eligibility_flags", "hurdle_design_matrix", "hurdle_pi_probs")
@@ -61,12 +60,13 @@ def restored(forger, monkeypatch):
 # ---- single bytes -------------------------------------------------------------------------------------------------------
 
 
-def test_every_changed_byte_breaks_the_seal(forger):
+@pytest.mark.parametrize("changes", [150, pytest.param(2_000, marks=pytest.mark.slow)])
+def test_every_changed_byte_breaks_the_seal(forger, changes):
     rng = np.random.default_rng(SEED)
     names = [name for name, data in forger.clean.items() if data and name.startswith(("parameter_scoped/", "logs/rng/", "validation_bundle/"))]
     assert verify_bundle(forger.root).passed and len(names) > 40
     weights = np.sqrt([len(forger.clean[name]) for name in names])
-    chosen = names + [names[i] for i in rng.choice(len(names), BYTES - len(names), p=weights / weights.sum())]
+    chosen = names + [names[i] for i in rng.choice(len(names), changes - len(names), p=weights / weights.sum())]
     unseen = []
     for name in chosen:
         place, bits = int(rng.integers(len(forger.clean[name]))), int(rng.integers(1, 256))
@@ -77,7 +77,7 @@ def test_every_changed_byte_breaks_the_seal(forger):
                 file.flush()
                 if change and verify_bundle(forger.root).passed:
                     unseen.append((name, place, bits))
-    assert not unseen and len(chosen) == BYTES and verify_bundle(forger.root).passed
+    assert not unseen and len(chosen) == changes and verify_bundle(forger.root).passed
 
 
 # ---- rows, with everything rehashed -------------------------------------------------------------------------------------
@@ -213,10 +213,11 @@ def test_there_are_edits_of_everything(forger):
     assert len(edits) >= 200 and {edit.state for edit in edits} == {0, 1, 2, 3, 4}
 
 
+@pytest.mark.parametrize("step", [pytest.param(3, id="every third"), pytest.param(1, id="all", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("group", GROUPS)
-def test_every_forged_row_is_found_behind_a_seal_that_holds(forger, group, tmp_path):
-    missed = []
-    for number, edit in enumerate(edits_of(forger, group)):
+def test_every_forged_row_is_found_behind_a_seal_that_holds(forger, group, step, tmp_path):
+    edits, missed = edits_of(forger, group), []
+    for number, edit in enumerate(edits[len(group) % min(step, len(edits)) :: step]):
         forger.forge(edit.change())
         verdict = verify_bundle(forger.root)
         assert verdict.passed, (edit.name, verdict.problems)
