@@ -22,7 +22,7 @@ from ..core.shards import map_shards
 from ..core.tables import OutputRecord, TableSink, publish_outputs, write_json
 from .evidence import publish_summary, skipped_files
 from .s3_classes import Plan, plan_merchants
-from .s3_inputs import Inputs, read_s3
+from .s3_inputs import Inputs, read_policies, read_s3
 from .s3_merchant import written_tables
 from .s3_policies import Lanes
 from .s3_tables import Content, Flat, expand
@@ -129,13 +129,18 @@ def publish_s3(run: Run, examination: Examination) -> Path:
              "integerisation_diagnostics.jsonl": partial(_write_diagnostics, examination)}
     return publish_state_bundle(run, 3, files, examination.report.passed)
 
+# %% ../../nbs/states/39b_s3_crossborder.ipynb #84f2d7d7
+def _ladder_rows(run: Run) -> list[dict]:
+    "The rules of the ladder in the order of their keys; `crossborder` is None for a rule that decides nothing."
+    return [{"rule_id": r.rule_id, "class": r.precedence, "priority": r.priority, "reason_code": r.reason_code, "crossborder": r.polarity} for r in read_policies(run).ladder.rules]
+
 # %% ../../nbs/states/39b_s3_crossborder.ipynb #84cc5a68
 def _summary_fields(run: Run, records: Iterable[OutputRecord]) -> dict:
-    "What the summary of the state says beyond that of every state: rows, places and toggles."
+    "What the summary of the state says beyond that of every state: rows, places, toggles and rules."
     lanes = Lanes(run.options.s3_priors, run.options.s3_integerisation, run.options.s3_sequencing)
     rows = {Path(r.path).stem: r.rows for r in records if r.path.endswith(".parquet")}
     places = {f"{d.removeprefix('s3_')}_path": run.relative(run.path(d)) if d in rows else None for d in written_tables(Lanes(True, True, True))}
-    return {"rows": rows, "merchants": rows["s3_eligibility"], "toggles": lanes.as_json(), **places,
+    return {"rows": rows, "merchants": rows["s3_eligibility"], "toggles": lanes.as_json(), "ladder": _ladder_rows(run), **places,
             "parameter_hash": run.lineage.parameter_hash, "manifest_fingerprint": run.lineage.manifest_fingerprint, "validation_failed_merchants": None}
 
 # %% ../../nbs/states/39b_s3_crossborder.ipynb #eea2cb26
