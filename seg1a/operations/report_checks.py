@@ -141,7 +141,7 @@ _STRETCHES = 300
 def cusum_path(tree: RunTree) -> list[float]:
     """At most 300 values of the CUSUM of S2, the highest of each stretch of merchants in ascending order; empty when the trace is missing or malformed."""
     bundle = tree.place("s2_nb_outlets")
-    lines = (read_bytes(tree.root, bundle / "cusum_trace.csv") if bundle else None or b"") or b""
+    lines = (bundle and read_bytes(tree.root, bundle / "cusum_trace.csv")) or b""
     try:
         climb = [float(line.rpartition(b",")[2]) for line in lines.splitlines()[1:]]
     except ValueError:
