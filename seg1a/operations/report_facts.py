@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LINEAGE', 'read_bytes', 'read_object', 'mapping', 'sequence', 'number', 'RunTree', 'read_tree', 'verify_run',
-           'run_verdict', 'gate_facts', 'failure_facts', 'lineage_facts', 'state_facts', 'funnel_facts', 'alerts_facts']
+           'run_verdict', 'gate_facts', 'local_names', 'failure_facts', 'lineage_facts', 'state_facts', 'funnel_facts',
+           'alerts_facts']
 
 # %% ../../nbs/operations/16_report_facts.ipynb #e660c863
 import json
@@ -157,7 +158,7 @@ def gate_facts(tree: RunTree, verdict: Verdict) -> dict:
             "problems": [{"kind": kind, "path": path, "message": message} for kind, path, message in problems[:_SHOWN_PROBLEMS]]}
 
 # %% ../../nbs/operations/16_report_facts.ipynb #c6b514c6
-def _places(tree: RunTree) -> dict[str, str]:
+def local_names(tree: RunTree) -> dict[str, str]:
     """Absolute path -> placeholder for the folders that a message of the run may name."""
     stamp = read_object(tree.root, tree.root / "logs/telemetry/execution_stamp.json")
     named = {name: stamp[key] for name, key in (("pack", "pack"), ("output", "output_dir")) if isinstance(stamp.get(key), str) and "\0" not in stamp[key]}
@@ -177,7 +178,7 @@ def failure_facts(tree: RunTree) -> dict | None:
     """{code, class, class_title, state, module, dataset_id, merchant_id, message, detail, meaning, remedy} of the first failure, None when there was none."""
     if not tree.failure:
         return None
-    record = _cleaned(dict(tree.failure), _places(tree))
+    record = _cleaned(dict(tree.failure), local_names(tree))
     detail = dict(mapping(record.get("detail")))
     message = detail.pop("message", None)
     head = {name: record.get(name) for name in ("state", "module", "dataset_id", "merchant_id")}
