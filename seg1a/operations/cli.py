@@ -101,7 +101,7 @@ def _place_flags(parser: argparse.ArgumentParser) -> None:
     place.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
 # %% ../../nbs/operations/03_cli.ipynb #4fe4844a
-_LATER = {"validate": "seg1a.operations.validate", "seal": "seg1a.operations.late_proof", "alerts": "seg1a.operations.alerts",
+_LATER = {"validate": "seg1a.operations.validate", "seal": "seg1a.operations.late_proof", "alerts": "seg1a.operations.alerts", "report": "seg1a.operations.cli_report",
           **dict.fromkeys(("stage", "promote", "replay", "retain"), "seg1a.operations.cli_store")}
 _LIGHT = ("run", "verify", "pack")
 

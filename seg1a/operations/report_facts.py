@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LINEAGE', 'read_bytes', 'read_object', 'mapping', 'sequence', 'number', 'RunTree', 'read_tree', 'verify_run',
-           'run_verdict', 'gate_facts', 'local_names', 'failure_facts', 'lineage_facts', 'state_facts', 'funnel_facts',
-           'alerts_facts']
+           'run_verdict', 'gate_facts', 'local_names', 'failure_facts', 'lineage_facts', 'input_facts', 'state_facts',
+           'funnel_facts', 'alerts_facts']
 
 # %% ../../nbs/operations/16_report_facts.ipynb #e660c863
 import json
@@ -55,8 +55,8 @@ def sequence(value: object) -> list:
 
 
 def number(value: object) -> int | float | None:
-    """The value if it is a finite number, else None; a truth value is no number."""
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) and value - value == 0 else None
+    """The value if it is a number of at most 2^64 in size, else None; a truth value is no number."""
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 1 << 64 else None
 
 # %% ../../nbs/operations/16_report_facts.ipynb #84a63c21
 LINEAGE = ("seed", "parameter_hash", "manifest_fingerprint", "run_id")
@@ -202,6 +202,17 @@ def lineage_facts(tree: RunTree) -> dict:
     flags = mapping(stamp.get("cli_flags"))
     return {name: tree.identity.get(name) for name in LINEAGE} | {"start": _start(stamp)} | {name: stamp.get(name) for name in _STAMPED} | {
         "flags": dict(sorted(flags.items())), "parameter_files": dict(sorted(mapping(stamp.get("parameter_files")).items()))}
+
+# %% ../../nbs/operations/16_report_facts.ipynb #e2067bb7
+def input_facts(tree: RunTree) -> list[dict]:
+    """[{file, governs, size_bytes, sha256}] of the sealed inputs, in the order of the sealed list; empty when there is none."""
+    governs, folder = set(lineage_facts(tree)["parameter_files"]), tree.place("s0_validation_bundle")
+    lines = ((folder and read_bytes(tree.root, folder / "fingerprint_artifacts.jsonl")) or b"").splitlines()
+    try:
+        rows = [mapping(json.loads(line)) for line in lines]
+    except (ValueError, RecursionError):
+        return []
+    return [{"file": str(row.get("filename")), "governs": row.get("filename") in governs, "size_bytes": number(row.get("size_bytes")), "sha256": str(row.get("sha256_hex"))} for row in rows]
 
 # %% ../../nbs/operations/16_report_facts.ipynb #6159bf7f
 _FIGURES = (

@@ -36,7 +36,7 @@ _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]*")
 _VOID = {"br", "col", "hr", "img", "meta"}
 
 
-def element(name: str, *content: object, **attributes: object) -> Html:
+def element(name: str, /, *content: object, **attributes: object) -> Html:
     """An element. `content` goes through `html`; attribute names lose a trailing underscore and get hyphens, values are escaped, None leaves one away.
 
     ValueError for a name that is none, or for an attribute that holds a script."""
