@@ -52,7 +52,7 @@ body { margin: 0 auto; max-width: 68rem; padding: 1.5rem; background: var(--pape
 h1, h2, h3, h4, h5, h6 { line-height: 1.25; margin: 1.6rem 0 0.4rem; }
 h2 { font-size: 1.4rem; margin-top: 0; } h3 { font-size: 1.05rem; } h4, h5, h6 { font-size: 1rem; }
 p, ul, dl { margin: 0.4rem 0; } ul { padding-left: 1.2rem; } dd { margin: 0; overflow-wrap: anywhere; } dt { color: var(--soft); }
-code, pre, td.code { font-family: ui-monospace, "Liberation Mono", "DejaVu Sans Mono", monospace; font-size: 0.86em; }
+code, pre, td.code { font-family: ui-monospace, "Liberation Mono", "DejaVu Sans Mono", monospace; font-size: 0.92em; }
 code { overflow-wrap: anywhere; } pre { background: var(--wash); padding: 0.6rem 0.8rem; overflow-x: auto; border-radius: 6px; } pre code { font-size: 1em; overflow-wrap: normal; }
 section { margin: 2.4rem 0; } .lead, .kind, .legend, .note, caption { color: var(--soft); margin-top: 0; }
 summary { cursor: pointer; padding: 0.3rem 0; color: var(--blue); } summary:focus-visible { outline: 2px solid var(--blue); }
@@ -73,9 +73,10 @@ summary { cursor: pointer; padding: 0.3rem 0; color: var(--blue); } summary:focu
 _PARTS = """
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: 0.94rem; font-variant-numeric: tabular-nums; } caption { text-align: left; }
 th { text-align: left; font-weight: 600; color: var(--soft); border-bottom: 1px solid var(--line); padding: 0.3rem 0.9rem 0.3rem 0; vertical-align: bottom; }
-td { border-bottom: 1px solid var(--line); padding: 0.3rem 0.9rem 0.3rem 0; vertical-align: top; } th:last-child, td:last-child { padding-right: 0; }
+td { border-bottom: 1px solid var(--line); padding: 0.3rem 0.9rem 0.3rem 0; vertical-align: baseline; } th:last-child, td:last-child { padding-right: 0; }
 .num { text-align: right; white-space: nowrap; } td.code { overflow-wrap: anywhere; } td.bar { min-width: 7rem; width: 30%; vertical-align: middle; } .corridors td.bar { width: 24%; }
-.states td { white-space: normal; } .figures { list-style: none; margin: 0; padding: 0; display: flex; flex-wrap: wrap; gap: 0 1rem; } .funnel td.bar { width: 45%; } .outcomes td.code { white-space: nowrap; }
+.states td { white-space: normal; } .figures { list-style: none; margin: 0; padding: 0; display: flex; flex-wrap: wrap; gap: 0 1rem; } .funnel td.bar { width: 45%; } .corridors td:nth-child(5) { white-space: nowrap; }
+.outcomes td { white-space: nowrap; } .outcomes .num, .funnel .num { width: 1%; padding-left: 1.2rem; } .outcomes td.bar { width: 60%; padding-left: 0.6rem; } .outcomes td.wide ~ td.bar { width: 32%; }
 svg { display: block; } svg.chart { overflow: visible; margin: 0.4rem 0; } svg text { fill: var(--soft); font-size: 12px; }
 .track { fill: var(--wash); } rect.leave, .column { fill: var(--blue); } rect.stay { fill: var(--grey); } rect.mark { fill: var(--ink); } rect.good { fill: var(--goodwash); } rect.doubt { fill: var(--doubtwash); } rect.bad { fill: var(--badwash); }
 .dot { fill: var(--good); stroke: var(--paper); stroke-width: 1; } .dot.warn { fill: var(--doubt); } .dot.fail { fill: var(--bad); } .dot.insufficient { fill: var(--grey); }

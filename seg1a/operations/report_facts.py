@@ -224,6 +224,9 @@ _FIGURES = (
 )
 
 
+_OPTIONAL = ("integerised_merchants", "sequence_rows")  # nothing to tell when their lane was off
+
+
 def _status(tree: RunTree, state: int, summary: Mapping) -> str:
     """`passed`, `failed`, `not validated` or `not run`."""
     if not summary:
@@ -232,20 +235,23 @@ def _status(tree: RunTree, state: int, summary: Mapping) -> str:
 
 
 def state_facts(tree: RunTree, state: int) -> dict:
-    """{state, title, status, figures: [label, number], rows: {dataset: rows}, draws, blocks, events, warnings} of a state 0..4."""
+    """{state, title, status, figures: [label, number], rows: {dataset: rows}, draws, blocks, events, accounted, warnings} of a state 0..4.
+
+    `accounted` is True when the trace of every stream covers its events."""
     summary = tree.summary(state)
     metrics, account = mapping(summary.get("metrics")), [mapping(row) for row in sequence(summary.get("rng"))]
     totals = {name: sum(number(row.get(key)) or 0 for row in account) for name, key in (("events", "events"), ("draws", "draws_total"), ("blocks", "blocks_total"))}
-    figures = [[title, number(metrics[key])] for key, title in _FIGURES[state] if number(metrics.get(key)) is not None]
+    figures = [[title, number(metrics[key])] for key, title in _FIGURES[state] if number(metrics.get(key)) is not None and (metrics[key] or key not in _OPTIONAL)]
     return {"state": f"S{state}", "title": STATE_TITLES[state], "status": _status(tree, state, summary), "figures": figures,
-            "rows": {str(name): rows for name, rows in sorted(mapping(summary.get("rows")).items())}, **totals, "warnings": [str(text) for text in sequence(summary.get("warnings"))]}
+            "rows": {str(name): rows for name, rows in sorted(mapping(summary.get("rows")).items())}, **totals,
+            "accounted": all(row.get("coverage_ok") is True for row in account), "warnings": [str(text) for text in sequence(summary.get("warnings"))]}
 
 # %% ../../nbs/operations/16_report_facts.ipynb #ef82e2c1
 def funnel_facts(tree: RunTree) -> list[list]:
     """[label, merchants] from all merchants to those with foreign targets; a step that the run did not reach is left out."""
     summaries = [tree.summary(state) for state in range(5)]
     rows = [mapping(summary.get("rows")) for summary in summaries]
-    steps = [("merchants", rows[0].get("hurdle_design_matrix")), ("have several sites", summaries[1].get("multi_merchants")), ("have an outlet count", rows[2].get("rng_event_nb_final")),
+    steps = [("are in the snapshot", rows[0].get("hurdle_design_matrix")), ("have several sites", summaries[1].get("multi_merchants")), ("have an outlet count", rows[2].get("rng_event_nb_final")),
              ("may leave home, says the ladder", mapping(summaries[3].get("metrics")).get("eligible_crossborder_merchants")), ("are in scope of foreign targets", summaries[4].get("merchants")),
              ("have a foreign target", mapping(summaries[4].get("outcomes")).get("accepted"))]
     return [[label, number(value)] for label, value in steps if number(value) is not None]

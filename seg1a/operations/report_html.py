@@ -159,11 +159,11 @@ def line(values: Sequence[float], limit: float | None, title: str, ends: tuple[s
     return _svg(182, inner, rule, highest, axis, title=title)
 
 # %% ../../nbs/operations/16c_report_html.ipynb #eb9051ea
-_COLUMNS = 60
+_COLUMNS = 80
 
 
 def columns(counts: Sequence[Sequence[int]], title: str, unit: str) -> Html:
-    """Columns of [value, count] in the order given, at most 60; what is beyond is one last column."""
+    """Columns of [value, count] in the order given, at most 80; what is beyond is one last column."""
     shown = [(str(value), count) for value, count in counts[:_COLUMNS]]
     if rest := sum(count for _, count in counts[_COLUMNS:]):
         shown.append((f"{counts[_COLUMNS][0]}+", rest))
@@ -175,5 +175,5 @@ def columns(counts: Sequence[Sequence[int]], title: str, unit: str) -> Html:
         if index % every == 0:
             parts.append(element("text", value, x=_percent(width * (index + 0.5)), y=156, text_anchor="middle"))
         if count == top:
-            parts.append(element("text", figure(count), x=_percent(width * (index + 0.5)), y=f"{135 - tall:.1f}", text_anchor="start" if index < 2 else "middle"))
+            parts.append(element("text", figure(count), x=_percent(width * (index + 0.5)), y=f"{135 - tall:.1f}", text_anchor="middle" if 0 < index < len(shown) - 1 else "start" if index == 0 else "end"))
     return _svg(162, parts, element("line", class_="axis", x1=0, x2="100%", y1=140, y2=140), title=title)

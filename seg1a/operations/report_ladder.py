@@ -85,9 +85,9 @@ def _open_countries(candidates: pa.Table) -> list[list]:
 
 
 def _set_sizes(candidates: pa.Table) -> list[list[int]]:
-    """[candidates of a merchant, merchants with so many], ascending."""
+    """[candidates of a merchant, merchants with so many], from 1 to the largest set."""
     sizes = Counter(counted(candidates, "merchant_id").values())
-    return [[size, sizes[size]] for size in sorted(sizes)]
+    return [[size, sizes[size]] for size in range(1, max(sizes, default=0) + 1)]
 
 # %% ../../nbs/operations/16b_report_ladder.ipynb #0a8c0d67
 def _outlets_by_country(tree: RunTree) -> list[list]:

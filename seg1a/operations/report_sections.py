@@ -80,9 +80,12 @@ def failure_section(facts: Mapping) -> Html | None:
 
 # %% ../../nbs/operations/16e_report_sections.ipynb #15a5fe57
 def _room(row: Mapping) -> float | None:
-    """How much of the room to its failure or limit a corridor has used, as a part of 1; None when it says nothing."""
+    """How much of the room to its failure or limit a corridor has used, as a part of 1; between two limits the room begins in their middle. None when it says nothing."""
     value, most = (row["z"], row["fail"]) if row["kind"] == "deviation" else (row["observed"], row["limit"])
-    return abs(value) / most if value is not None and most else None
+    if value is None or not most or most <= (row.get("least") or 0.0):
+        return None
+    middle = (most + row["least"]) / 2 if row.get("least") else 0.0
+    return abs(value - middle) / (most - middle)
 
 
 def _seal_line(facts: Mapping) -> tuple[str, object]:
@@ -134,7 +137,15 @@ def _draws_line(facts: Mapping) -> tuple[str, object]:
     events, draws = (sum(state[name] for state in facts["states"]) for name in ("events", "draws"))
     warnings = sum(len(state["warnings"]) for state in facts["states"])
     told = f" The validators leave {figure(warnings)} warning{'' if warnings == 1 else 's'}, below." if warnings else ""
+    if lost := [state["state"] for state in facts["states"] if not state["accounted"]]:
+        return "fail", f"Draws: the trace of {', '.join(lost)} does not cover its events.{told}"
     return "ok" if events else "unknown", f"Draws: {figure(events)} events with {figure(draws)} uniforms are accounted for.{told}"
+
+
+def _emphasised(text: str) -> list:
+    """The word before the colon in bold."""
+    head, colon, rest = text.partition(": ")
+    return [element("b", head), colon + rest] if colon else [text]
 
 
 def before_section(facts: Mapping) -> Html:
@@ -142,7 +153,7 @@ def before_section(facts: Mapping) -> Html:
     lines = [_seal_line(facts), _states_line(facts), _checks_line(facts), _corridors_line(facts), _alerts_line(facts), _draws_line(facts)]
     if facts["gate"]["status"] == "PASS" and facts["failure"]:
         lines.append(("warn", "A failure record lies beside a seal that holds. Find out what it tells of before you sign."))
-    items = [element("li", element("span", _SIGNS[status], class_=f"sign {_TONES[_SIGNS[status]]}", title=status), text) for status, text in lines]
+    items = [element("li", element("span", _SIGNS[status], class_=f"sign {_TONES[_SIGNS[status]]}", title=status), element("span", _emphasised(text))) for status, text in lines]
     return section("Before you sign", "Six answers; the sections below give the reasons.", element("ul", items, class_="answers"))
 
 # %% ../../nbs/operations/16e_report_sections.ipynb #add3d92f
@@ -159,8 +170,9 @@ def funnel_section(facts: Mapping) -> Html | None:
 def signed_section(facts: Mapping) -> Html:
     """The identity of the run in full, and for a PASS a place to sign."""
     lineage, gate = facts["lineage"], facts["gate"]
+    commit = lineage["flags"].get("git_commit") or lineage["git_commit_hex"]
     names = [("flag, SHA-256 of the bundle", gate["flag_sha256_hex"]), ("run id", lineage["run_id"]), ("manifest fingerprint", lineage["manifest_fingerprint"]), ("parameter hash", lineage["parameter_hash"]), ("seed", lineage["seed"]),
-             ("started", lineage["start"]), ("pack", lineage["pack_version"]), ("pack manifest, SHA-256", lineage["pack_manifest_sha256"]), ("commit", lineage["git_commit_hex"]), ("code, SHA-256", lineage["code_digest"]), ("package", lineage["package_version"])]
+             ("started", lineage["start"]), ("pack", lineage["pack_version"]), ("pack manifest, SHA-256", lineage["pack_manifest_sha256"]), ("commit", commit), ("code, SHA-256", lineage["code_digest"]), ("package", lineage["package_version"])]
     flags = [(name, value) for name, value in lineage["flags"].items() if name not in ("seed", "git_commit", "start_time_ns")]
     identity = _facts_list([(name, element("code", value)) for name, value in names if value is not None])
     asked = details("flags that bear on the outcome", _facts_list([(name, "–" if value is None else str(value)) for name, value in flags]))
@@ -200,8 +212,8 @@ def _corridor_row(row: Mapping) -> list:
     """A line of the table of corridors."""
     if row["kind"] == "deviation":
         warn, fail = row["warn"] or 4.0, row["fail"] or 6.0
-        return [row["state"], row["title"], row["observed"], row["expected"], f"z = {figure(row['z'])}, at most ±{figure(fail)}", deviation_gauge(row["z"], warn, fail, row["status"]), mark(row["status"])]
-    told = f"at most {figure(row['limit'])}" + (f", at least {figure(row['least'])}" if row["least"] else "")
+        return [row["state"], row["title"], row["observed"], row["expected"], f"z {row['z']:+.2f}, limit ±{figure(fail)}".replace("-", "−") if row["z"] is not None else "–", deviation_gauge(row["z"], warn, fail, row["status"]), mark(row["status"])]
+    told = f"{figure(row['least'])} to {figure(row['limit'])}" if row["least"] else f"at most {figure(row['limit'])}"
     gauge = limit_gauge(row["observed"], row["limit"], row["status"], row["least"]) if row["limit"] else None
     return [row["state"], row["title"], row["observed"], None, told, gauge, mark(row["status"])]
 
