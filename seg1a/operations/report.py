@@ -48,7 +48,7 @@ _COLOURS = """
 # %% ../../nbs/operations/16f_report.ipynb #b17bb467
 _TEXT = """
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 68rem; padding: 1.5rem; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, "Segoe UI", "Liberation Sans", "DejaVu Sans", sans-serif; }
+body { margin: 0 auto; max-width: 68rem; padding: 1.5rem; background: var(--paper); color: var(--ink); font: 1rem/1.5 system-ui, "Segoe UI", "Liberation Sans", "DejaVu Sans", sans-serif; }
 h1, h2, h3, h4, h5, h6 { line-height: 1.25; margin: 1.6rem 0 0.4rem; }
 h2 { font-size: 1.4rem; margin-top: 0; } h3 { font-size: 1.05rem; } h4, h5, h6 { font-size: 1rem; }
 p, ul, dl { margin: 0.4rem 0; } ul { padding-left: 1.2rem; } dd { margin: 0; overflow-wrap: anywhere; } dt { color: var(--soft); }
@@ -76,7 +76,7 @@ th { text-align: left; font-weight: 600; color: var(--soft); border-bottom: 1px 
 td { border-bottom: 1px solid var(--line); padding: 0.3rem 0.9rem 0.3rem 0; vertical-align: baseline; } th:last-child, td:last-child { padding-right: 0; }
 .num { text-align: right; white-space: nowrap; } td.code { overflow-wrap: anywhere; } td.bar { min-width: 7rem; width: 30%; vertical-align: middle; } .corridors td.bar { width: 24%; }
 .states td { white-space: normal; } .figures { list-style: none; margin: 0; padding: 0; display: flex; flex-wrap: wrap; gap: 0 1rem; } .funnel td.bar { width: 45%; } .corridors td:nth-child(5) { white-space: nowrap; }
-.outcomes td { white-space: nowrap; } .outcomes .num, .funnel .num { width: 1%; padding-left: 1.2rem; } .outcomes td.bar { width: 60%; padding-left: 0.6rem; } .outcomes td.wide ~ td.bar { width: 32%; }
+.outcomes td { white-space: nowrap; } .outcomes .num, .funnel .num { width: 1%; padding-left: 1.2rem; } .outcomes td.bar { width: 60%; padding-left: 0.6rem; } .rules td.bar { width: 30%; }
 svg { display: block; } svg.chart { overflow: visible; margin: 0.4rem 0; } svg text { fill: var(--soft); font-size: 12px; }
 .track { fill: var(--wash); } rect.leave, .column { fill: var(--blue); } rect.stay { fill: var(--grey); } rect.mark { fill: var(--ink); } rect.good { fill: var(--goodwash); } rect.doubt { fill: var(--doubtwash); } rect.bad { fill: var(--badwash); }
 .dot { fill: var(--good); stroke: var(--paper); stroke-width: 1; } .dot.warn { fill: var(--doubt); } .dot.fail { fill: var(--bad); } .dot.insufficient { fill: var(--grey); }
@@ -84,10 +84,10 @@ svg { display: block; } svg.chart { overflow: visible; margin: 0.4rem 0; } svg t
 .key { display: inline-block; width: 0.8rem; height: 0.8rem; border-radius: 2px; margin-left: 0.6rem; } .key.leave { background: var(--blue); margin-left: 0; } .key.stay { background: var(--grey); }
 .alerts { list-style: none; padding: 0; } .alerts li { border-left: 4px solid var(--bad); background: var(--wash); padding: 0.4rem 0.9rem; margin: 0.6rem 0; }
 .notebook { border-left: 3px solid var(--line); padding-left: 1rem; margin: 0.6rem 0 1.4rem; } .notebook img { max-width: 100%; height: auto; background: #ffffff; border-radius: 6px; } .notebook pre { font-size: 0.9rem; max-height: 40rem; }
-.notebook table { display: block; overflow-x: auto; width: auto; } .notebook .error { color: var(--bad); } details.code summary { font-size: 0.85rem; color: var(--soft); }
+.notebook table { display: block; overflow-x: auto; width: auto; } .notebook td code { overflow-wrap: normal; font-size: 0.84em; } .notebook .error { color: var(--bad); } details.code summary { font-size: 0.85rem; color: var(--soft); }
 footer { color: var(--soft); border-top: 1px solid var(--line); margin-top: 3rem; padding-top: 0.8rem; font-size: 0.9rem; }
 @media (max-width: 640px) { body { padding: 0.8rem; } .wide { display: none; } .facts div { grid-template-columns: 1fr; } .lines { grid-template-columns: 1fr 1fr; row-gap: 3rem; } .verdict { padding: 0.8rem 1rem; } .verdict h1 { font-size: 2rem; } .verdict h1 code { display: block; margin: 0; } td.bar { min-width: 5rem; } .figures { display: block; } table { font-size: 0.88rem; } th, td { padding-right: 0.6rem; } }
-@media print { @page { margin: 16mm 14mm; } body { max-width: none; padding: 0; font-size: 10.5pt; } section { margin: 1.4rem 0; } h2, h3 { break-after: avoid; } tr, li, svg, .verdict { break-inside: avoid; } thead { display: table-header-group; } .verdict, rect, circle, .key { print-color-adjust: exact; -webkit-print-color-adjust: exact; } summary { color: var(--soft); } }
+@media print { @page { margin: 16mm 14mm; } :root { font-size: 9pt; } body { max-width: none; padding: 0; } section { margin: 1.4rem 0; } h2, h3 { break-after: avoid; } tr, li, svg, .verdict { break-inside: avoid; } thead { display: table-header-group; } .verdict, rect, circle, .key { print-color-adjust: exact; -webkit-print-color-adjust: exact; } summary { color: var(--soft); } }
 """
 STYLE = _COLOURS + _TEXT + _PARTS
 

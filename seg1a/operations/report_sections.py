@@ -29,18 +29,18 @@ def section(title: str, lead: object, *content: object, **attributes: object) ->
     return element("section", element("h2", title), element("p", lead, class_="lead"), *content, **attributes)
 
 # %% ../../nbs/operations/16e_report_sections.ipynb #5f79acf7
-def _sentence(facts: Mapping) -> str:
-    """What the verdict means, in a sentence."""
+def _sentence(facts: Mapping) -> list[object]:
+    """What the verdict means, in a sentence: texts and code."""
     gate, failure = facts["gate"], facts["failure"]
     if gate["status"] == "PASS":
-        return "The seal holds. Every byte that it covers was read and hashed while this report was made, and is what was sealed."
+        return ["The seal holds. Every byte that it covers was read and hashed while this report was made, and is what was sealed."]
     if gate["status"] == "WITHHELD":
-        return f"The run came to its end, but {' and '.join(gate['skipped'])} was not validated. It has no flag, and nobody may read its data. `seg1a seal` supplies the missing proof."
+        return [f"The run came to its end without the validator of {' and '.join(gate['skipped'])}. It has no flag, and its data may not be read. ", element("code", "seg1a seal"), " supplies the missing proof."]
     if failure and gate["code"] not in ("E_RUN_OPEN", "E_VERIFY_FAILED"):
-        return f"The run stopped in {failure['state']} and sealed nothing. Its data may not be read."
+        return [f"The run stopped in {failure['state']} and sealed nothing. Its data may not be read."]
     if gate["code"] == "E_RUN_OPEN":
-        return "The run has neither ended nor failed: it was killed, or is still running. It has no seal, and its data may not be read."
-    return f"The seal does not hold: {figure(gate['problem_count'])} problem{'' if gate['problem_count'] == 1 else 's'} found while this report was made. Nothing below can be relied upon."
+        return ["The run has neither ended nor failed: it was killed, or is still running. It has no seal, and its data may not be read."]
+    return [f"The seal does not hold: {figure(gate['problem_count'])} problem{'' if gate['problem_count'] == 1 else 's'} found while this report was made. Nothing below can be relied upon."]
 
 
 def verdict_banner(facts: Mapping) -> Html:
@@ -118,7 +118,7 @@ def _corridors_line(facts: Mapping) -> tuple[str, object]:
     rows = facts["corridors"]
     outside = [row["title"] for row in rows if row["status"] in ("warn", "fail")]
     if outside:
-        return ("fail" if any(row["status"] == "fail" for row in rows) else "warn"), f"Corridors: {figure(len(outside))} of {figure(len(rows))} left: {', '.join(outside)}."
+        return ("fail" if any(row["status"] == "fail" for row in rows) else "warn"), f"Corridors: {figure(len(outside))} of {figure(len(rows))} statistics outside: {', '.join(outside)}."
     tight = max((row for row in rows if _room(row) is not None), key=_room, default=None)
     nearest = tight and f"; the nearest to its limit is {tight['state']} {tight['title']}, with {share(_room(tight), 1)} of the room used"
     return ("ok" if rows else "unknown"), f"Corridors: {figure(len(rows))} statistics are inside{nearest or ''}."
@@ -154,7 +154,8 @@ def before_section(facts: Mapping) -> Html:
     if facts["gate"]["status"] == "PASS" and facts["failure"]:
         lines.append(("warn", "A failure record lies beside a seal that holds. Find out what it tells of before you sign."))
     items = [element("li", element("span", _SIGNS[status], class_=f"sign {_TONES[_SIGNS[status]]}", title=status), element("span", _emphasised(text))) for status, text in lines]
-    return section("Before you sign", "Six answers; the sections below give the reasons.", element("ul", items, class_="answers"))
+    title = "Before you sign" if facts["gate"]["status"] == "PASS" else "In brief"
+    return section(title, "The answers that a signature rests on; the sections below give the reasons.", element("ul", items, class_="answers"))
 
 # %% ../../nbs/operations/16e_report_sections.ipynb #add3d92f
 def funnel_section(facts: Mapping) -> Html | None:
@@ -164,7 +165,7 @@ def funnel_section(facts: Mapping) -> Html | None:
         return None
     whole = steps[0][1]
     rows = [[label, count, share(count, whole), bar([(count, "leave")], whole)] for label, count in steps]
-    return section("The universe", "Merchants that are left after each question, and their share of all.", table(["merchants that …", "merchants", "share", ""], rows, "tnnb", class_="funnel"))
+    return section("The universe", "Merchants that are left after each question, and their share of all.", table(["merchants that …", "merchants", "share", ""], rows, "tnNb", class_="funnel"))
 
 
 def signed_section(facts: Mapping) -> Html:
@@ -176,18 +177,27 @@ def signed_section(facts: Mapping) -> Html:
     flags = [(name, value) for name, value in lineage["flags"].items() if name not in ("seed", "git_commit", "start_time_ns")]
     identity = _facts_list([(name, element("code", value)) for name, value in names if value is not None])
     asked = details("flags that bear on the outcome", _facts_list([(name, "–" if value is None else str(value)) for name, value in flags]))
-    lines = [element("div", element("span", name)) for name in ("Name", "Function", "Date", "Signature")]
-    signature = [element("p", "I have read this report and release the run that these names identify."), element("div", lines, class_="lines")] if gate["status"] == "PASS" else element("p", "This run is not for release.")
-    return section("What is signed", "These names make the run this run and no other; the flag binds every byte.", identity, flags and asked, element("div", signature, class_="signature"))
+    if gate["status"] != "PASS":
+        return section("What the run is", "These names make the run this run and no other. It is not for release.", identity, flags and asked)
+    lines = [element("div", name) for name in ("Name", "Function", "Date", "Signature")]
+    signature = element("div", element("p", "I have read this report and release the run that these names identify."), element("div", lines, class_="lines"), class_="signature")
+    return section("What is signed", "These names make the run this run and no other; the flag binds every byte.", identity, flags and asked, signature)
 
 # %% ../../nbs/operations/16e_report_sections.ipynb #c96e1b02
+def _alert(row: Mapping) -> Html:
+    """One alert that fires, and its remedy."""
+    known = f"{row['metric']} = {figure(row['observed'])}" if row["status"] == "firing" else f"{row['metric']} is unknown"
+    return element("li", element("p", mark(row["status"]), f" {row['severity']} ", element("code", row["id"]), f" {known}, fires when {row['condition']}"), element("p", row["remedy"]))
+
+
 def alerts_section(facts: Mapping) -> Html:
-    """Alerts that fire, each with its remedy; then all of them."""
-    rows = sorted(facts["alerts"]["rows"], key=lambda row: (not row["fires"], row["severity"] != CRITICAL))
-    cards = [element("li", element("p", mark(row["status"]), f" {row['severity']} ", element("code", row["id"]), f" {row['metric']} = {figure(row['observed'])}, fires when {row['condition']}"), element("p", row["remedy"])) for row in rows if row["fires"]]
+    """Alerts that fire, each with its remedy; then those about which nothing is known; then all of them."""
+    rows = sorted((row for row in facts["alerts"]["rows"] if row["fires"]), key=lambda row: row["severity"] != CRITICAL)
+    firing, unknown = ([_alert(row) for row in rows if (row["status"] == "firing") is wanted] for wanted in (True, False))
     every = table(["alert", "severity", "state", "metric", "observed", "fires when", "status"], [[row["id"], row["severity"], row["stage"], row["metric"], row["observed"], row["condition"], mark(row["status"])] for row in facts["alerts"]["rows"]], "cTTcntt")
-    lead = "No alert fires." if not cards else "These call for action; a critical alert about which nothing is known counts as firing."
-    return section("Alerts", lead, cards and element("ul", cards, class_="alerts"), details(f"all {len(rows)} alerts", every))
+    lead = "No alert fires." if not rows else "These call for action." if firing else "No alert fires on what is known."
+    return section("Alerts", lead, firing and element("ul", firing, class_="alerts"), unknown and details(f"{len(unknown)} critical alerts about which the run says nothing; they count as firing", element("ul", unknown, class_="alerts")),
+                   details(f"all {len(facts['alerts']['rows'])} alerts", every))
 
 # %% ../../nbs/operations/16e_report_sections.ipynb #6d7e09cf
 def _found(state: Mapping) -> Html:
@@ -236,7 +246,7 @@ def _outcome_table(what: str, rows: list[Mapping], more: tuple[str, ...] = ()) -
     """Outcomes as a table with bars on one scale; `more` names further keys of the rows to show."""
     whole = max((row["leave"] + row["stay"] for row in rows), default=0)
     lines = [[row["name"], *(row[key] for key in more), row["leave"] + row["stay"], row["leave"], row["stay"], bar([(row["leave"], "leave"), (row["stay"], "stay")], whole)] for row in rows]
-    return table([what, *more, "merchants", "leave", "stay", ""], lines, "c" + "T" * len(more) + "nnNb", class_="outcomes")
+    return table([what, *more, "merchants", "leave", "stay", ""], lines, "c" + "T" * len(more) + "nnNb", class_="outcomes rules" if more else "outcomes")
 
 
 def _ranking(what: str, counts: list, unit: str) -> Html:
