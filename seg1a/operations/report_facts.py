@@ -9,6 +9,7 @@ __all__ = ['LINEAGE', 'read_bytes', 'read_object', 'mapping', 'sequence', 'numbe
 
 # %% ../../nbs/operations/16_report_facts.ipynb #e660c863
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from ..core.gates import Verdict, verify_bundle
 from ..core.run import STATE_FOLDERS
 from .alert_rules import ALERT_RULES, CRITICAL, evaluate_alerts, fires
 from .alerts import alert_facts, alert_limits, read_evidence
-from .audit import clean_text, local_places
+from .audit import clean_text
 from .pipeline import STATE_TITLES
 
 # %% ../../nbs/operations/16_report_facts.ipynb #679bc814
@@ -148,10 +149,17 @@ def _meaning(code: str | None) -> dict:
     return {"meaning": record and record.meaning, "remedy": record and record.remedy}
 
 
+def _below(root: Path, text: str) -> str:
+    """A text with paths below the run root in place of absolute ones."""
+    for form in sorted({str(root), os.path.abspath(root), os.path.realpath(root)} - {"."}, key=len, reverse=True):
+        text = text.replace(f"{form}/", "")
+    return text
+
+
 def gate_facts(tree: RunTree, verdict: Verdict) -> dict:
     """{status, code, meaning, remedy, skipped, flag_sha256_hex, files, size_bytes, expired, problem_count, problems}; at most 50 problems are listed."""
     status, code = run_verdict(tree, verdict)
-    problems = sorted({(problem.kind, problem.path, problem.message) for problem in verdict.problems})
+    problems = sorted({(problem.kind, _below(tree.root, problem.path), _below(tree.root, problem.message)) for problem in verdict.problems})
     return {"status": status, "code": code, **_meaning(code), "skipped": _skipped(tree.document("validation_bundle_1A", "validation_summary.json")),
             "flag_sha256_hex": verdict.flag if verdict.passed else None, "files": verdict.files, "size_bytes": verdict.size_bytes,
             "expired": len(getattr(verdict, "expired", ())), "problem_count": len(problems),
@@ -159,10 +167,11 @@ def gate_facts(tree: RunTree, verdict: Verdict) -> dict:
 
 # %% ../../nbs/operations/16_report_facts.ipynb #c6b514c6
 def local_names(tree: RunTree) -> dict[str, str]:
-    """Absolute path -> placeholder for the folders that a message of the run may name."""
-    stamp = read_object(tree.root, tree.root / "logs/telemetry/execution_stamp.json")
-    named = {name: stamp[key] for name, key in (("pack", "pack"), ("output", "output_dir")) if isinstance(stamp.get(key), str) and "\0" not in stamp[key]}
-    return local_places(run=tree.root, **named)
+    """Absolute path -> placeholder for the folders that a message of the run may name: where the run is, where it was made, and its pack."""
+    stamp, here = read_object(tree.root, tree.root / "logs/telemetry/execution_stamp.json"), tree.root.resolve()
+    named = {str(stamp[key]): name for name, key in (("{pack}", "pack"), ("{output}", "output_dir")) if os.path.isabs(str(stamp.get(key)))}
+    made = {os.path.join(path, here.parent.name, here.name): "{run}" for path, name in named.items() if name == "{output}"}
+    return named | made | {str(here): "{run}", os.path.abspath(tree.root): "{run}"}
 
 
 def _cleaned(value: object, places: dict[str, str]) -> object:
