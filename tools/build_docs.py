@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
 
-from docs_contracts import DATASET_PAGES, ContractPages, alert_page, code_page, policy_page  # noqa: E402
+from docs_contracts import DATASET_PAGES, ContractPages, alert_page, code_page, places, policy_page  # noqa: E402
 from docs_execute import Sources, executed_notebooks  # noqa: E402
 from docs_html import Frame, Markdown, Page, page_path, relative, write_site  # noqa: E402
 from docs_notebooks import Figures, notebook_page, read_pictures, split_title  # noqa: E402
@@ -122,8 +122,11 @@ def contract_pages(modules: list, names: Names) -> list[Page]:
 
 def build(settings: Settings) -> list[Page]:
     """Make the whole site beside `target`, then put it in its place; returns the pages."""
+    from seg1a.core.contracts import contracts
+    from seg1a.core.errors import code_table
+
     modules = read_modules(ROOT / "seg1a")
-    names, figures = Names(modules), Figures()
+    names, figures = Names(modules, places(contracts(), code_table())), Figures()
     notebooks = notebook_pages(settings, modules, names, figures)
     guides = [guide_page(ROOT / "nbs" / "guides" / f"{name}.md", "Guides", "", names) for name in GUIDES]
     front = guide_page(ROOT / "nbs" / "index.md", "Start", "", names)

@@ -9,9 +9,9 @@ from ruamel.yaml import YAML
 
 COLUMNS = Path(__file__).parent / "docs_columns.yaml"
 SECTION = "Contracts"
-LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<", "minItems": "at least", "maxItems": "at most"}
 PATTERNS = {"^[a-f0-9]{64}$": "64 hex digits", "^[a-f0-9]{32}$": "32 hex digits", "^[A-Z]{2}$": "two capital letters", "^([a-f0-9]{40}|[a-f0-9]{64})$": "40 or 64 hex digits",
-            "^(0|[1-9][0-9]{0,38})$": "decimal digits", "^[A-Z0-9_]+$": "capital letters, digits, _"}
+            "^(0|[1-9][0-9]{0,38})$": "decimal digits", r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z$": "UTC time to the microsecond", r"^[0-9]+(\.[0-9]+)?$": "a decimal number",
+            "^[0-9]{6}$": "six digits", "^[A-Z]{3}$": "three capital letters", "^[A-Z0-9_]+$": "capital letters, digits, _"}
 LARGE = {18446744073709551615: "2^64-1", 9223372036854775807: "2^63-1"}
 
 
@@ -44,12 +44,19 @@ def columns(schema: Mapping) -> dict[str, tuple[Mapping, bool]]:
     return {name: (node, always or name in required) for name, (node, always) in found.items()}
 
 
-def _number(value: int | float) -> str:
-    return LARGE.get(value, str(value))
+def _range(node: Mapping) -> str:
+    """The limits of a number in words, or nothing."""
+    low, high = ((node[key] if key in node else node.get(strict), strict in node) for key, strict in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")))
+    (low, above), (high, below) = low, high
+    if low is None and high is None:
+        return ""
+    if high is None or low is None:
+        return f"{'>' if above else '≥'} {low}" if high is None else f"{'<' if below else '≤'} {LARGE.get(high, high)}"
+    return f"{low} to {LARGE.get(high, high)}" + (", both excluded" if above and below else "")
 
 
-def type_words(node: Mapping) -> str:
-    """The JSON type of a value in words."""
+def type_words(node: Mapping, plain: bool = True) -> str:
+    """The JSON type of a value in words; `plain=False` leaves out what a column type says already."""
     if node is True:
         return "any"
     node = flat(node)
@@ -58,17 +65,15 @@ def type_words(node: Mapping) -> str:
     if "enum" in node:
         return "one of " + ", ".join(f"<code>{escape(_json(value))}</code>" for value in node["enum"])
     if variants := node.get("anyOf") or node.get("oneOf"):
-        return " or ".join(dict.fromkeys(type_words(part) for part in variants))
-    kinds = node.get("type", "any")
-    shown = " or ".join("null" if kind == "null" else kind for kind in ([kinds] if isinstance(kinds, str) else kinds))
-    if "array" in shown and "items" in node:
+        return " or ".join(dict.fromkeys(filter(None, (type_words(part, plain or part.get("type") == "null") for part in variants))))
+    kinds = [node.get("type", "any")] if isinstance(node.get("type", "any"), str) else node["type"]
+    shown = " or ".join(kind for kind in kinds if plain or kind == "null")
+    if "array" in kinds and plain and "items" in node:
         shown += f" of {type_words(node['items'])}"
-    if shown == "object" and 0 < len(node.get("properties", {})) <= 8:
+    if kinds == ["object"] and 0 < len(node.get("properties", {})) <= 8:
         shown += " of " + ", ".join(f"<code>{escape(name)}</code>" for name in node["properties"])
-    notes = [f"{sign} {_number(node[key])}" for key, sign in LIMITS.items() if key in node]
-    if "pattern" in node:
-        notes.append(PATTERNS.get(node["pattern"], f"<code>{escape(node['pattern'])}</code>"))
-    return shown + (f", {', '.join(notes)}" if notes else "")
+    notes = [shown, _range(node), PATTERNS.get(node.get("pattern"), f"<code>{escape(node.get('pattern', ''))}</code>") if "pattern" in node else ""]
+    return ", ".join(filter(None, notes))
 
 
 def _json(value: object) -> str:
@@ -87,6 +92,12 @@ def documents(contracts) -> Iterator[tuple[str, str, list[str]]]:
     yield from ((ref.rsplit("/", 1)[1], ref, found) for ref, found in users.items())
 
 
+def places(contracts, codes: Mapping) -> dict[str, str]:
+    """Where in the site a dataset or a code is explained, by its name."""
+    homes = {record.id: f"{next(path for path, _, _, chosen in DATASET_PAGES if chosen(record))}#{record.id}" for record in contracts.datasets().values()}
+    return homes | {code: f"contracts/codes.html#{code}" for code in codes}
+
+
 class ContractPages:
     """The pages that are made from contracts, codes and alert rules."""
 
@@ -103,14 +114,12 @@ class ContractPages:
         table = flat(node).get("x-table")
         rows = []
         for name, (column, always) in columns(node).items():
-            types = f"<code>{escape(table['columns'][name])}</code> " if table and name in table.get("columns", {}) else ""
-            words = type_words(column)
-            plain = words in ("string", "integer", "number", "boolean") or words.startswith("array of string")
-            words = words if not (types and plain) else ""
+            arrow = f"<code>{escape(table['columns'][name])}</code>" if table and name in table.get("columns", {}) else ""
+            words = ", ".join(filter(None, [arrow, type_words(column, not arrow)]))
             meaning = self.meaning(schema, name)
             markdown.words(f"{name} {meaning}")
-            rows.append([f"<code>{escape(name)}</code>", f"{types}{words}{'' if always else ' <em>may be absent</em>'}", markdown.html(meaning).removeprefix("<p>").removesuffix("</p>\n")])
-        return table_html(["column" if table or "rng" in schema else "key", "type", "meaning"], rows, "columns")
+            rows.append([f"<code>{escape(name)}</code>", f"{words}{'' if always else ' <em>may be absent</em>'}", markdown.html(meaning).removeprefix("<p>").removesuffix("</p>\n")])
+        return table_html(["column" if table or "rng" in schema else "key", "type", "meaning"], rows, "schema")
 
     def _facts(self, record, page: Page) -> str:
         """Path, partitions, order and keepers of a dataset."""

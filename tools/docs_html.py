@@ -19,6 +19,7 @@ LEXERS = {"python": PythonLexer, "py": PythonLexer, "sh": BashLexer, "bash": Bas
 # before the first paint; without storage (some browsers refuse it to files) the choice of the system holds
 THEME = ('{let chosen=null;try{chosen=localStorage.getItem("theme")}catch{}'
          'document.documentElement.dataset.theme=chosen||(matchMedia("(prefers-color-scheme: dark)").matches?"dark":"light")}')
+FORMATTER = HtmlFormatter(nowrap=True)
 escape = html.escape
 
 
@@ -60,7 +61,7 @@ def relative(target: str, page: str) -> str:
 def code_html(text: str, language: str = "python") -> str:
     """Highlighted code without a frame; classes, no colours."""
     lexer = LEXERS.get(language)
-    return highlight(text, lexer(stripnl=False, ensurenl=False), HtmlFormatter(nowrap=True)) if lexer else escape(text)
+    return highlight(text, lexer(stripnl=False, ensurenl=False), FORMATTER) if lexer else escape(text)
 
 
 def code_block(text: str, language: str = "python", kind: str = "code") -> str:
@@ -78,7 +79,7 @@ def table_html(columns: list[str], rows: list[list[str]], kind: str = "") -> str
     """A table of cells that are HTML already; it scrolls by itself."""
     head = "".join(f'<th scope="col">{name}</th>' for name in columns)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>\n" for row in rows)
-    return f'<div class="scroll" tabindex="0"><table class="{kind}"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>\n'
+    return f'<div class="scroll" tabindex="0"><table class="{kind}{' stacked' if kind else ''}"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>\n'
 
 
 class Markdown:
@@ -117,7 +118,7 @@ class Markdown:
 
     def words(self, text: str) -> None:
         """Text that the search shall find under the last heading."""
-        plain = " ".join(re.sub(r"[`*_|#>\[\]$]+|\\[a-zA-Z]+", " ", text).split())
+        plain = " ".join(re.sub(r"[`*|#>\[\]$]+|\\[a-zA-Z]+", " ", text).split())
         anchor, title, before = self.page.indexed[-1] if self.page.indexed else ("", "", "")
         if self.page.indexed:
             self.page.indexed.pop()
@@ -128,8 +129,8 @@ class Markdown:
         text = re.sub(r"<!--.*?-->\n?", "", text, flags=re.DOTALL)
         tokens = self._parser.parse(text)
         rendered = []
-        for token in tokens:
-            if token.type == "inline":
+        for before, token in zip([None, *tokens], tokens):
+            if token.type == "inline" and not (before and before.type == "heading_open"):
                 rendered.append(token.content)
             elif token.type == "heading_open":
                 self.words(" ".join(rendered))
@@ -213,7 +214,7 @@ class Frame:
         shown = [(level, anchor, text) for level, anchor, text in page.headings if level in (2, 3)]
         if len(shown) < 2:
             return ""
-        links = "".join(f'<li class="level{level}"><a href="#{anchor}">{escape(text)}</a></li>' for level, anchor, text in shown)
+        links = "".join(f'<li class="level{level}"><a href="#{anchor}">{escape(text).replace("_", "_<wbr>")}</a></li>' for level, anchor, text in shown)
         return f'<aside class="contents" aria-label="on this page"><h2>On this page</h2><ul>{links}</ul></aside>'
 
     def _neighbours(self, page: Page) -> str:
@@ -236,7 +237,7 @@ class Frame:
 <link rel="stylesheet" href="{base}static/site.css"></head>
 <body class="{'home' if page.path == 'index.html' else 'wide' if page.wide else ''}"><a class="skip" href="#main">to the text</a>
 {self._head(page)}
-<div class="columns"><nav class="side" id="side" aria-label="pages">{self._side(page)}</nav>
+<div class="layout"><nav class="side" id="side" aria-label="pages">{self._side(page)}</nav>
 <main id="main">{title}
 {page.body}
 {self._neighbours(page)}

@@ -1,4 +1,5 @@
 """A notebook, executed or not, as a page: prose, code with links to its module, outputs with plots as files."""
+import ast
 import base64
 import hashlib
 import html
@@ -86,6 +87,14 @@ def notebook_page(name: str, notebook: dict, section: str, group: str, figures: 
     return page
 
 
+def only_imports(text: str) -> bool:
+    """True for a cell that imports and does nothing else."""
+    try:
+        return all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.parse(text).body)
+    except SyntaxError:
+        return False
+
+
 def _code_cell(text: str, cell: dict, page: Page, figures: Figures, markdown: Markdown) -> str:
     """A code cell and its outputs; a definition that is exported gets an anchor of its name."""
     directives = {found[1] for found in DIRECTIVE.finditer(text)}
@@ -95,7 +104,8 @@ def _code_cell(text: str, cell: dict, page: Page, figures: Figures, markdown: Ma
         exported = bool(directives & {"export", "exporti", "exports"})
         found = re.findall(r"^(?:def|class|async def) (\w+)|^([A-Z][A-Z0-9_]*)\b.*?=", shown, re.M) if exported else []
         anchors = "".join(f'<span class="target" id="{markdown.anchor_of(name)}"></span>' for pair in found for name in pair if name)
-        parts.append(anchors + code_block(shown, "python", "code exported" if exported else "code"))
+        block = code_block(shown, "python", "code exported" if exported else "code")
+        parts.append(f"<details class=imports><summary>imports</summary>{block}</details>\n" if only_imports(shown) else anchors + block)
         markdown.words(" ".join(re.findall(r"[A-Za-z_]\w{3,}", " ".join(line for line in shown.split("\n") if not line.startswith(("import", "from"))))) if not exported else " ".join(name for pair in found for name in pair))
     alt = f"plot, in the section “{page.headings[-1][2]}”" if page.headings else "plot"
     parts += [output_html(output, figures, page, markdown, alt) for output in cell.get("outputs", [])]

@@ -50,7 +50,9 @@ def read_modules(package: Path) -> list[Module]:
 class Names:
     """Where a public name of the package is documented."""
 
-    def __init__(self, modules: list[Module]):
+    def __init__(self, modules: list[Module], others: dict[str, str]):
+        """`others`: names that are none of Python's, by their place."""
+        self._others = others
         self._modules = {module.name: module for module in modules}
         self._owners: dict[str, list[Module]] = {}
         for module in modules:
@@ -59,6 +61,8 @@ class Names:
 
     def place(self, text: str, home: str | None = None) -> str | None:
         """The place of `name`, `name(…)`, `module.name` or a module in the site, for prose in the module `home` (without `seg1a.`); None if it is no such name, or of several modules."""
+        if text in self._others:
+            return self._others[text]
         name = re.sub(r"\(.*\)$", "", text)
         dotted = name if name.startswith("seg1a.") else f"seg1a.{name}"
         if dotted in self._modules:
@@ -149,17 +153,27 @@ class ModulePage:
                     return self._constant(node, name)
         return "<p>A name that another module defines.</p>"
 
+    def _groups(self) -> list[list[str]]:
+        """The public names; those that one statement defines together."""
+        groups: dict[int, list[str]] = {}
+        for name in self.module.public:
+            line = next((node.lineno for node in self.module.tree.body if isinstance(node, ast.Assign)
+                         and any(part.id == name for target in node.targets for part in ast.walk(target) if isinstance(part, ast.Name))), -1)
+            groups.setdefault(line if line > 0 else -len(groups) - 2, []).append(name)
+        return list(groups.values())
+
     def build(self, notebook_page: str) -> Page:
         """The page."""
         module = self.module
         self.page.subtitle = escape(module.summary.split("\n")[0])
         self.page.indexed.insert(0, ("", module.name, module.summary))
         parts = [f'<p class="origin">Told in the notebook <a href="{relative(notebook_page, self.page.path)}">{escape(module.notebook)}</a>; <code>from {module.name} import …</code></p>']
-        for name in module.public:
-            anchor = self._markdown.anchor_of(name)
-            self.page.headings.append((2, anchor, name))
-            self.page.indexed.append((anchor, name, ""))
-            parts.append(f'<section class="entry"><h2 id="{anchor}"><code>{name}</code><a class="anchor" href="#{anchor}" aria-label="link to {name}">#</a></h2>\n{self._entry(name)}</section>\n')
+        for group in self._groups():
+            anchors = [self._markdown.anchor_of(name) for name in group]
+            self.page.headings.append((2, anchors[0], ", ".join(group)))
+            self.page.indexed += [(anchor, name, "") for anchor, name in zip(anchors, group)]
+            more = "".join(f'<span class="target" id="{anchor}"></span>' for anchor in anchors[1:])
+            parts.append(f'<section class="entry">{more}<h2 id="{anchors[0]}"><code>{", ".join(group)}</code><a class="anchor" href="#{anchors[0]}" aria-label="link to {group[0]}">#</a></h2>\n{self._entry(group[0])}</section>\n')
         self.page.body = "".join(parts)
         return self.page
 
