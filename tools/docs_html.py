@@ -72,14 +72,15 @@ def code_block(text: str, language: str = "python", kind: str = "code") -> str:
 def math_html(text: str, options: dict) -> str:
     """A formula as MathML."""
     shown = convert(text.strip(), display="block" if options.get("display_mode") else "inline")
-    return f'<div class="formula" tabindex="0">{shown}</div>' if options.get("display_mode") else shown
+    return re.sub(r"(<mi>(?:ln|log|exp|cos|sin|artanh|arctan|max|min)</mi>)(?=<m[in])", r'\1<mspace width="0.17em"/>', shown)
 
 
 def table_html(columns: list[str], rows: list[list[str]], kind: str = "") -> str:
     """A table of cells that are HTML already; it scrolls by itself."""
     head = "".join(f'<th scope="col">{name}</th>' for name in columns)
+    kind += " stacked" if kind else ""
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>\n" for row in rows)
-    return f'<div class="scroll" tabindex="0"><table class="{kind}{' stacked' if kind else ''}"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>\n'
+    return f'<div class="scroll" tabindex="0"><table class="{kind}"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>\n'
 
 
 class Markdown:
