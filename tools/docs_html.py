@@ -230,7 +230,7 @@ class Frame:
         """The whole document."""
         base = relative("index.html", page.path).removesuffix("index.html")
         subtitle = f'<p class="subtitle">{page.subtitle}</p>' if page.subtitle else ""
-        title = "" if page.path == "index.html" else f"<h1>{escape(page.title)}</h1>{subtitle}"
+        title = f"<h1>{escape(page.title)}</h1>{subtitle}"
         return f"""<!doctype html>
 <html lang="en" data-base="{base}"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(page.title)} · seg1a</title><meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">
