@@ -130,6 +130,7 @@ def build(settings: Settings) -> list[Page]:
     notebooks = notebook_pages(settings, modules, names, figures)
     guides = [guide_page(ROOT / "nbs" / "guides" / f"{name}.md", "Guides", "", names) for name in GUIDES]
     front = guide_page(ROOT / "nbs" / "index.md", "Start", "", names)
+    front.label = "Home"
     told = {module.notebook: page_path(module.notebook) for module in modules}
     run = sample_run(ROOT, settings.cache, settings.say) if settings.run else None
     pages = [front, *(page for page in notebooks if page.section == "Start"), *guides, *(page for page in notebooks if page.section != "Start"),

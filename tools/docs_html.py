@@ -177,10 +177,13 @@ class Markdown:
 
 def console_html(text: str) -> str:
     """A session in a shell: prompts and commands stand out, what was printed is quiet."""
-    shown = []
+    shown, typing = [], False
     for line in text.rstrip("\n").split("\n"):
-        if line.startswith("$ "):
-            shown.append(f'<span class="prompt">$ </span><span class="typed">{code_html(line[2:], "sh")}</span>')
+        begins = line.startswith("$ ")
+        if begins or typing:
+            prompt = '<span class="prompt">$ </span>' if begins else ""
+            shown.append(f'{prompt}<span class="typed">{code_html(line[2:] if begins else line, "sh").rstrip(chr(10))}</span>')
+            typing = line.endswith("\\")
         else:
             shown.append(f'<span class="printed">{escape(line)}</span>')
     return "\n".join(shown)

@@ -52,7 +52,7 @@ def output_html(output: dict, figures: Figures, page: Page, markdown: Markdown, 
     if shown := picture(data, figures, page, alt):
         return shown
     if "text/html" in data:
-        table = re.sub(r"<style.*?</style>|<script.*?</script>", "", "".join(data["text/html"]), flags=re.DOTALL)
+        table = re.sub(r'<style.*?</style>|<script.*?</script>| border="1"', "", "".join(data["text/html"]), flags=re.DOTALL)
         return f'<div class="scroll output" tabindex="0">{table}</div>\n'
     if "text/markdown" in data:
         return f'<div class="output markdown">{markdown.html("".join(data["text/markdown"]))}</div>\n'

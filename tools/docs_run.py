@@ -70,7 +70,7 @@ def _index(folder: Path, names) -> Page:
     markdown = Markdown(page, names.place)
     session = json.loads((folder / "session.json").read_text("utf-8"))
     parts = [markdown.html("Everything here was made while the site was built. The seed, the start time and the pack are fixed, so these are the bytes that anybody gets with this version.\n\n## The commands\n")]
-    for command, printed in session[:3]:
+    for command, printed in session:
         shown = "seg1a " + " ".join(command)
         lines = [line if len(line) < 100 else line[:97] + "…" for line in printed.rstrip("\n").split("\n")]
         parts.append(markdown.html("```console\n$ " + shown.replace(" --start", " \\\n      --start").replace(" --s3-priors", " \\\n      --s3-priors") + "\n" + "\n".join(lines[-12:]) + "\n```\n"))
@@ -78,8 +78,10 @@ def _index(folder: Path, names) -> Page:
     summary = json.loads((root / "run_summary.json").read_text("utf-8"))
     parts.append(markdown.html("## What each state found\n\nExecuted notebooks: [S0](s0.html), [S1](s1.html), [S2](s2.html), [S3](s3.html), [S4](s4.html). In the bundle they lie under `notebooks/` and are sealed like everything else.\n"))
     for state in ("s0", "s1", "s2", "s3", "s4"):
-        facts = [[f"<code>{escape(name)}</code>", escape(json.dumps(value))] for name, value in summary.get(state, {}).items() if isinstance(value, (int, float, str, bool))]
-        parts.append(markdown.heading(3, state.upper()) + table_html(["in the summary", "value"], facts[:14], "summary"))
+        facts = summary[state]
+        rows = [[f"<code>{escape(name)}</code>", f"{value:,}" if isinstance(value, int) else f"{value:.6g}"] for name, value in facts["metrics"].items() if isinstance(value, (int, float)) and not isinstance(value, bool)]
+        written = ", ".join(f"{count:,} rows of `{name}`" for name, count in facts["rows"].items())
+        parts.append(markdown.heading(3, state.upper()) + markdown.html(f"Wrote {written}.") + f"<details class=more><summary>{len(rows)} statistics</summary>{table_html(['statistic', 'value'], rows, 'summary')}</details>\n")
     parts.append(markdown.html("## What it left\n\nThe [contracts](../contracts/index.html) say what each file means.\n") + table_html(["folder or file", "files", "bytes"], _tree(root), "tree"))
     parts.append(markdown.html("## The flag\n\nThe last thing that is written. [The reviewer's guide](../guides/reviewer.html) computes it by hand.\n"))
     flag = next((root / "validation_bundle").glob("*/_passed.flag"))
