@@ -2,13 +2,14 @@
 # make test   set everything up and pass all tests
 # make soak   the long campaigns: kills, full disks, every forgery, fuzzing
 # make replay build the dev pack, run, promote to a local store, run again from the stamp, compare: the last line is EQUAL
+# make docs   build the documentation site into _docs/, without a network; open _docs/index.html
 # make lock   resolve the dependencies again and write requirements/lock.txt
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 
-.PHONY: run test soak replay lock sync wheel clean
+.PHONY: run test soak replay docs lock sync wheel clean
 
 run: $(STAMP)
 	@$(BIN)/seg1a run --output-dir runs/dev --seed 1
@@ -29,6 +30,10 @@ replay: $(STAMP)
 	@$(BIN)/seg1a run --pack $(REPLAY)/inputs/dev --output-dir $(REPLAY)/runs --seed 1
 	@$(BIN)/seg1a promote $(REPLAY)/runs/latest $(REPLAY)/promoted
 	@$(BIN)/seg1a replay $(REPLAY)/promoted/manifest_fingerprint=*/seed=1/run_id=* --pack $(REPLAY)/artifacts/dev
+
+# Notebooks that did not change since the last time are not run again; DOCS=--no-execute runs none.
+docs: $(STAMP)
+	@$(BIN)/python tools/build_docs.py $(DOCS)
 
 sync: $(STAMP)
 	@$(BIN)/python tools/strip_notebooks.py --check nbs
@@ -52,4 +57,4 @@ $(STAMP): requirements/lock.txt settings.ini setup.py
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist *.egg-info _docs _docs_cache

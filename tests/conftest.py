@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from page_support import chromium  # noqa: F401
 from prepared import AT_START, run_forked
 from run_support import FLAGS, LANES, run_root
 
