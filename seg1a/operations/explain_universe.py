@@ -6,6 +6,7 @@
 __all__ = ['context_of', 'rule_facts', 'country_facts', 'candidate_facts', 'universe_part', 'explanation_lines', 'verdict_line']
 
 # %% ../../nbs/operations/14c_explain_universe.ipynb #90f1f63d
+import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -34,15 +35,15 @@ def rule_facts(policies: Policies, context: Mapping, decision: Decision) -> list
 
 # %% ../../nbs/operations/14c_explain_universe.ipynb #2ec96554
 def country_facts(policies: Policies, outcome: Outcome) -> dict[str, dict]:
-    """Country -> {verdict, rank, rules}: `home`; `candidate` with its rank and the rules that admit it; `denied` with the rules that deny it; `stays_home`, admitted, but
-    the decision is against it; `not_admitted`."""
+    """Country -> {verdict, rank, rules}: `home`; `candidate` with its rank and the rules that admit it; `denied` with the rules that deny it, whoever admits it;
+    `stays_home`, admitted, but the decision is against it; `not_admitted`."""
     rank = {row.country_iso: row.candidate_rank for row in outcome.rows}
     facts = {}
     for country in sorted(policies.countries):
         admit, deny = ([rule.rule_id for rule in outcome.decision.fired if country in getattr(rule, verb)] for verb in ("admit", "deny"))
         if country in rank:
             facts[country] = {"verdict": "candidate" if rank[country] else "home", "rank": rank[country], "rules": admit if rank[country] else []}
-        elif admit and deny:
+        elif deny:
             facts[country] = {"verdict": "denied", "rank": None, "rules": deny}
         else:
             facts[country] = {"verdict": "stays_home" if admit else "not_admitted", "rank": None, "rules": admit}
@@ -193,8 +194,18 @@ def _comparison_line(comparison: Comparison) -> str:
     "One comparison: the verdict, how many rows, the dataset, where."
     verdict = "EQUAL" if comparison.equal else "DIFFERENT"
     where = comparison.place if comparison.equal else comparison.difference()
-    short = where if comparison.expected or not comparison.equal else f"none, as it must be: {comparison.file}"
-    return f"    {verdict} {len(comparison.expected)} rows of {comparison.dataset_id}: {short}"
+    where = where if comparison.expected or not comparison.equal else f"none, as it must be: {comparison.file}"
+    return f"    {verdict} {_rows(len(comparison.expected))} of {comparison.dataset_id}: {_short(where)}"
+
+
+def _rows(n: int) -> str:
+    "A number of rows."
+    return "1 row" if n == 1 else f"{n:,} rows"
+
+
+def _short(text: str) -> str:
+    "A text whose long hexadecimal names are cut to eight digits."
+    return re.sub(r"=([0-9a-f]{8})[0-9a-f]{24,}", r"=\1…", text)
 
 
 def _printable(text: str) -> str:
@@ -220,4 +231,4 @@ def explanation_lines(explanation: Explanation) -> Iterator[str]:
 def verdict_line(explanation: Explanation) -> str:
     "EQUAL and the number of rows, or DIFFERENT and the first place."
     first = next((comparison.difference() for comparison in explanation.comparisons if not comparison.equal), None)
-    return f"EQUAL {explanation.rows} rows compared" if first is None else f"DIFFERENT {_printable(first)}"
+    return f"EQUAL {_rows(explanation.rows)} compared" if first is None else f"DIFFERENT {_printable(first)}"
