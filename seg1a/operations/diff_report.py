@@ -14,6 +14,7 @@ from pathlib import Path
 from .diff import LineageDiff, diff_lineage, open_root
 from .diff_merchants import STATES, FieldDiff, MerchantDiff, diff_merchants
 from .explain import passed
+from .explain_universe import printable
 
 # %% ../../nbs/operations/15b_diff_report.ipynb #8d5aff74
 @dataclass(frozen=True)
@@ -128,8 +129,8 @@ def _merchant_lines(found: MerchantDiff) -> Iterator[str]:
         yield f"  … and {found.changed - len(found.listed):,} more merchants"
 
 # %% ../../nbs/operations/15b_diff_report.ipynb #2cb115f8
-def diff_lines(told: RunDiff) -> Iterator[str]:
-    "The report as lines for a terminal; the verdict is the last one."
+def _page(told: RunDiff) -> Iterator[str]:
+    "The lines of the report."
     yield f"before {told.before}"
     yield f"after  {told.after}"
     if told.lineage.changes:
@@ -146,3 +147,8 @@ def diff_lines(told: RunDiff) -> Iterator[str]:
         yield "merchants"
         yield from _merchant_lines(found)
     yield told.verdict
+
+
+def diff_lines(told: RunDiff) -> Iterator[str]:
+    "The report as lines for a terminal, whatever the files hold; the verdict is the last one."
+    yield from map(printable, _page(told))
