@@ -76,7 +76,7 @@ class DataReader(io.RawIOBase):
         self._place = offset + (0, self._place, self.size)[whence]
         return self._place
 
-    def readinto(self, buffer) -> int:
+    def readinto(self, buffer: bytearray | memoryview) -> int:
         view = memoryview(buffer).cast("B")
         if not self._direct:
             got = os.preadv(self._handle, [view], self._place)
@@ -208,7 +208,7 @@ class HashingFile(io.RawIOBase):
     def tell(self) -> int:
         return self.size
 
-    def write(self, data) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         view = memoryview(data).cast("B")
         done = 0
         while done < len(view):

@@ -8,6 +8,7 @@ __all__ = ['COUNTERS', 'BLOCK', 'LONGEST_ROW', 'stream_record', 'event_program',
            'foreign_files']
 
 # %% ../../nbs/core/16_event_rows.ipynb #d2e36075
+import hashlib
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -130,7 +131,7 @@ def line_blocks(path: Path) -> Iterator[np.ndarray]:
         yield room[:held]
 
 # %% ../../nbs/core/16_event_rows.ipynb #c268e190
-def read_event_part(run: Run, stream_id: str, shard_index: int, names: Sequence[str] | None = None, digest=None) -> dict[str, np.ndarray]:
+def read_event_part(run: Run, stream_id: str, shard_index: int, names: Sequence[str] | None = None, digest: "hashlib._Hash | None" = None) -> dict[str, np.ndarray]:
     """The columns of a part, as `write_event_part` takes them, all or those called `names`; a part that does not exist has no rows.
 
     `digest`: a running hash of `hashlib` that is given every byte of the file on the way, so that nobody has to read it again.

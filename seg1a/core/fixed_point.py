@@ -8,6 +8,8 @@ __all__ = ['wide_product', 'add128', 'sub128', 'shift_left', 'shift_right', 'shi
            'table_of']
 
 # %% ../../nbs/core/05b_fixed_point.ipynb #e1e901ba
+from collections.abc import Iterable
+
 import llvmlite.ir as ir
 import numpy as np
 from numba import types
@@ -188,6 +190,6 @@ def words_of(value: int, n: int = 2) -> list[np.uint64]:
     return [np.uint64((value >> (64 * i)) & 0xFFFFFFFFFFFFFFFF) for i in reversed(range(n))]
 
 
-def table_of(values) -> np.ndarray:
+def table_of(values: Iterable[int]) -> np.ndarray:
     "uint64[len(values), 2]: one pair a value."
     return np.array([words_of(v) for v in values], dtype=np.uint64)

@@ -69,7 +69,7 @@ def file_bytes(path: Path) -> bytes:
     return b"".join(map(bytes, _blocks(path)))
 
 # %% ../../nbs/core/18a_flags.ipynb #bb829bf4
-def file_digest(path: Path, total=None) -> tuple[str, int]:
+def file_digest(path: Path, total: "hashlib._Hash | None" = None) -> tuple[str, int]:
     "Hex SHA-256 and size in bytes of a file; its bytes also go into the running hash `total`, if given."
     digest, size = hashlib.sha256(), 0
     for block in _blocks(path):

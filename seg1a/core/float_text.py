@@ -7,6 +7,8 @@ __all__ = ['u64', 'U64_WIDTH', 'FLOAT_WIDTH', 'SLACK', 'load_word', 'store_word'
            'put_float', 'format_floats', 'format_float', 'take_u64', 'take_float', 'parse_float']
 
 # %% ../../nbs/core/15a_float_text.ipynb #1e911256
+from collections.abc import Callable
+
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
@@ -59,7 +61,7 @@ def _trailing_zeros(typing, word):
 u64 = np.uint64
 
 
-def inlined(function):
+def inlined(function: Callable) -> Callable:
     "A piece of a kernel that is compiled into its callers; the same arithmetic as `kernel`."
     return njit(nogil=True, error_model="numpy", forceinline=True)(function)
 

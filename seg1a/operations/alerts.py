@@ -371,7 +371,7 @@ def _sentences(rows: list[dict]) -> Iterator[str]:
             yield f"{'':19}{remedies[row['id'], row['severity'], row['metric'], comparison]}"
 
 # %% ../../nbs/operations/04a_alerts.ipynb #211a9017
-def add_alerts_parser(commands, shared: argparse.ArgumentParser) -> None:
+def add_alerts_parser(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
     """Add `alerts` to the sub-commands of seg1a."""
     text = "Judge a run by the table of alerts. Exit status 1 when a critical alert fires; a critical alert whose metric is unknown fires."
     parser = commands.add_parser("alerts", parents=[shared], help="judge a run by the table of alerts", description=text)

@@ -102,7 +102,7 @@ def _place_flags(parser: argparse.ArgumentParser) -> None:
 
 # %% ../../nbs/operations/03_cli.ipynb #4fe4844a
 _LATER = {"validate": "seg1a.operations.validate", "seal": "seg1a.operations.late_proof", "alerts": "seg1a.operations.alerts", "report": "seg1a.operations.cli_report",
-          **dict.fromkeys(("stage", "promote", "replay", "retain"), "seg1a.operations.cli_store")}
+          **dict.fromkeys(("explain", "diff"), "seg1a.operations.cli_read"), **dict.fromkeys(("stage", "promote", "replay", "retain"), "seg1a.operations.cli_store")}
 _LIGHT = ("run", "verify", "pack")
 
 

@@ -23,7 +23,7 @@ that the AWS tools use: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, AWS_REGION, AWS
 AWS_MAX_ATTEMPTS (requests for one answer, default 10). It needs the extra s3: pip install 'seg1a[s3]'."""
 
 
-def _command(commands, shared: argparse.ArgumentParser, name: str, help: str, description: str) -> argparse.ArgumentParser:
+def _command(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser, name: str, help: str, description: str) -> argparse.ArgumentParser:
     "A sub-command with the flags that all commands of this module share."
     parser = commands.add_parser(name, parents=[shared], help=help, description=description, epilog=_PLACES)
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
@@ -42,7 +42,7 @@ def _result(arguments: argparse.Namespace, line: str, document: dict) -> None:
     print(line)
 
 # %% ../../nbs/operations/03a_cli_store.ipynb #a54c614b
-def add_stage_parser(commands, shared: argparse.ArgumentParser) -> None:
+def add_stage_parser(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
     "Add `stage` to the sub-commands of seg1a."
     text = """Fetch an artefact pack, check every file, size and digest of the copy, and lay it out as DEST/<pack version>. Nothing appears there before
     all of it is verified; a refusal leaves DEST/_failed.<id>/staging_failure.json and ends with status 2. Last line of stdout: STAGED <folder>."""
@@ -64,7 +64,7 @@ def stage_command(arguments: argparse.Namespace) -> int:
     return 0
 
 # %% ../../nbs/operations/03a_cli_store.ipynb #05988237
-def add_promote_parser(commands, shared: argparse.ArgumentParser) -> None:
+def add_promote_parser(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
     "Add `promote` to the sub-commands of seg1a."
     text = """Copy a run that passed to the place where it is kept: DEST/manifest_fingerprint=…/seed=…/run_id=…. The seal is verified first, every byte is
     read back from the destination, and the promotion record comes last; before it is there, nobody reads the copy. Promoting twice changes
@@ -89,7 +89,7 @@ def promote_command(arguments: argparse.Namespace) -> int:
     return 0
 
 # %% ../../nbs/operations/03a_cli_store.ipynb #c00f847e
-def add_replay_parser(commands, shared: argparse.ArgumentParser) -> None:
+def add_replay_parser(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
     "Add `replay` to the sub-commands of seg1a."
     text = """Make a promoted run again, from the seed, flags and start time of its own stamp and with its own pack, and compare every stream, table, notebook and
     document byte for byte. A pack or a package that is not the run's is refused before anything is drawn. Exit status 0 when all is equal, 1 when not. Last line of
@@ -142,7 +142,7 @@ def _utc_ns(text: str) -> int:
     return int((moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()) * 10**9
 
 # %% ../../nbs/operations/03a_cli_store.ipynb #a1d27f43
-def add_retain_parser(commands, shared: argparse.ArgumentParser) -> None:
+def add_retain_parser(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
     "Add `retain` to the sub-commands of seg1a."
     text = """Say which files of promoted runs have passed the terms of a policy, and with --apply delete them. Bundles, summaries and evidence are kept for good;
     so is everything of the newest run, of held runs, and of runs that do not verify. What is deleted is written into retention_log.jsonl beside the run

@@ -143,7 +143,7 @@ def _advance_latest(root: Path) -> None:
         point_latest(output, root)
 
 # %% ../../nbs/operations/05a_late_proof.ipynb #b363b248
-def add_seal_parser(commands, shared: argparse.ArgumentParser) -> None:
+def add_seal_parser(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
     """Add `seal` to the sub-commands of seg1a."""
     text = "Supply the proofs of the states whose validators were switched off, then seal the run. The last line of stdout is PASS or FAIL."
     parser = commands.add_parser("seal", parents=[shared], help="supply missing proofs and seal a WITHHELD run", description=text)

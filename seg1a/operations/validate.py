@@ -218,7 +218,7 @@ def thread_count(text: str) -> int:
     return int(text)
 
 
-def add_validate_parser(commands, shared: argparse.ArgumentParser) -> None:
+def add_validate_parser(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
     """Add `validate` to the sub-commands of seg1a."""
     text = "Replay every state of a run from its inputs and compare with the bytes on disk. Exit status 0 when all of them pass, 1 otherwise. Reads only."
     parser = commands.add_parser("validate", parents=[shared], help="replay every state of a run and compare", description=text)
