@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from functools import cache
 from importlib import resources
 
-from .errors import FAILURE_CLASSES, CodeRecord, UsageError, code_table
+from .errors import FAILURE_CLASSES, CodeRecord, UsageError, code_table, plain_text
 
 # %% ../../nbs/core/00b_codes.ipynb #0a10c7ed
 SCOPE_MEANINGS = {
@@ -76,7 +76,7 @@ def _record(code: str) -> CodeRecord:
         return record
     nearest = nearest_codes(code)
     hint = f"the nearest are {', '.join(nearest)}" if nearest else "no code is spelt like it"
-    shown = code if len(code) <= _LONGEST else code[:_LONGEST] + "…"
+    shown = plain_text(code, _LONGEST)
     raise UsageError("E_EXPLAIN_CODE", f"{shown!r} is no code; {hint}", code=shown, nearest=nearest)
 
 # %% ../../nbs/core/00b_codes.ipynb #3abce23d
