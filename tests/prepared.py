@@ -21,7 +21,7 @@ AT_START = ("HOME", "LD_", "GLIBC_", "MALLOC_", "NUMBA_", "PYTHON", "SEG1A_CACHE
 def _prepare() -> None:
     from seg1a.operations.zygote import PREPARATIONS, may_fork, prepare
 
-    for what in (*PREPARATIONS, "seg1a.operations.cli", "seg1a.operations.cli_store", "seg1a.operations.pipeline", "seg1a.operations.validate"):
+    for what in (*PREPARATIONS, "seg1a.operations.cli", "seg1a.operations.cli_store", "seg1a.operations.pipeline", "seg1a.operations.validate", "seg1a.states.foresight", "seg1a.states.s4_corridors"):
         prepare(what)
     assert may_fork(), "a library has started a thread: a copy of this process would miss it"
 

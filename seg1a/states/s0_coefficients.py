@@ -29,7 +29,7 @@ def _fields(document: object, filename: str, required: set[str], optional: set[s
         _refuse("E_DSGN_SCHEMA", filename, "must be a mapping")
     if missing := sorted(required - document.keys()):
         _refuse("E_DSGN_SCHEMA", filename, f"lacks the key {missing[0]!r}", key=missing[0])
-    if unknown := sorted(document.keys() - required - optional):
+    if unknown := sorted(document.keys() - required - optional, key=str):
         _refuse("E_DSGN_SCHEMA", filename, f"has the unknown key {unknown[0]!r}", key=unknown[0])
     for key in ("semver", "version"):
         if not isinstance(document[key], str):

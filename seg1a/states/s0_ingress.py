@@ -127,7 +127,7 @@ class Universe:
 def _merchant_fault(code: str, table: pa.Table, row: int, field: str, message: str):
     """Refuse with the row, its merchant id and the offending value."""
     value, merchant = table[field][row].as_py(), table["merchant_id"][row].as_py()
-    raise Seg1aError(code, f"merchant table, row {row} (merchant_id {merchant}): {field} {value!r} {message}", row_pk=merchant, row=row, field=field, value=value)
+    raise Seg1aError(code, f"{MERCHANTS}: row {row} (merchant_id {merchant}): {field} {value!r} {message}", row_pk=merchant, row=row, field=field, value=value)
 
 
 def _codes(column: pa.ChunkedArray, symbols: list[str]) -> np.ndarray:

@@ -5,7 +5,9 @@ place: file, row, key, value. Damage is a function of the good pack: new bytes f
 them, so that the inner check is reached), or a change of the folder itself, after which nothing is indexed anew.
 """
 
+import hashlib
 import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from s0_support import BUCKETS, DISPERSION, ELIGIBILITY, GDP, HURDLE, ISO, MERCHANTS, changed, document, pack_file
 
-from seg1a.core.encoding import canonical_json
+from seg1a.core.encoding import canonical_json, canonical_line
+from seg1a.inputs.manifest import CHECKSUMS, MANIFEST, checksums_text
 
 LADDER, WEIGHTS, THRESHOLDS, BOUNDS = (f"policy.s3.{name}.yaml" for name in ("rule_ladder", "base_weight", "thresholds", "bounds"))
 S4, FEATURES, VALIDATION = "policy.s4.hyperparams.yaml", "crossborder_features.parquet", "validation_policy.yaml"
@@ -24,7 +27,7 @@ PASS = "PASS"
 Overlay = Callable[[Path], dict[str, bytes | None]]
 
 __all__ = ["BOUNDS", "BUCKETS", "DISPERSION", "ELIGIBILITY", "FEATURES", "GDP", "HURDLE", "ISO", "LADDER", "MERCHANTS", "NUMERIC", "PASS", "PROFILE", "S4", "THRESHOLDS", "VALIDATION", "WEIGHTS",
-           "Case", "Overlay", "binary", "cell", "command", "dropped", "everything", "good", "key", "left_out", "pack_file", "parquet", "retyped", "table", "text", "whole"]
+           "Case", "Overlay", "binary", "cell", "command", "dropped", "everything", "good", "key", "left_out", "missing", "pack_file", "parquet", "reindex", "retyped", "table", "text", "whole"]
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,26 @@ def whole(name: str, content: str | bytes) -> Overlay:
 
 
 def left_out(name: str) -> Overlay:
-    """The file is not in the pack."""
+    """The file, which may be absent, is not in the pack."""
     return lambda pack: {name: None}
+
+
+def missing(name: str) -> Callable[[Path], None]:
+    """The file, which is required, is not in the pack, and both index files know nothing of it."""
+    def damage(pack: Path):
+        pack_file(pack, name).unlink()
+        content = json.loads((pack / MANIFEST).read_bytes())
+        content["artefacts"] = [a for a in content["artefacts"] if not a["path"].endswith("/" + name)]
+        reindex(pack, content)
+    return damage
+
+
+def reindex(pack: Path, content: dict) -> None:
+    """Write both index files for these artefacts."""
+    content["artefacts"].sort(key=lambda a: a["path"])
+    data = checksums_text((a["path"], a["sha256"]) for a in content["artefacts"]).encode("utf-8", "surrogatepass")
+    (pack / CHECKSUMS).write_bytes(data)
+    (pack / MANIFEST).write_bytes(canonical_line(content | {"checksums_sha256": hashlib.sha256(data).hexdigest()}))
 
 
 def text(name: str, change: Callable[[str], str]) -> Overlay:

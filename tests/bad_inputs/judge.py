@@ -9,16 +9,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bad_inputs.cases import PASS, Case
+from bad_inputs.cases import MERCHANTS, PASS, VALIDATION, Case, table
 from run_support import FLAGS
+from s0_support import changed, few_coefficients
 
 from seg1a.core.errors import code_table
 from seg1a.inputs.pack import overlay_pack
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MOST_SECONDS, MOST_BYTES, DATA_LIMIT = 5.0, 1 << 30, 3 << 30
+MERCHANT_COUNT = 40
 LONGEST_LINE = 600  # characters: a message that fills the screen names no place
 EVIDENCE = re.compile(r"validation/failures/[^/]+/[^/]+/[^/]+/(failure\.json|_FAILED\.SENTINEL\.json)|run_summary\.json|logs/telemetry/(execution_stamp|run_environ)\.json")
+
+
+def make_world(small_pack: Path, folder: Path) -> Path:
+    """The pack that is damaged: few merchants, short coefficient files, and corridors in which so few merchants always stay."""
+    wide = changed(small_pack, VALIDATION, lambda content: content["s2"]["corridors"].update(rho_reject_max=0.9, p99_max=99))
+    few = table(MERCHANTS, lambda content: content.slice(0, MERCHANT_COUNT))(small_pack)
+    return overlay_pack(small_pack, few_coefficients(small_pack) | wide | few, folder / "world")
 
 
 @dataclass

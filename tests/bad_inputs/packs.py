@@ -6,10 +6,10 @@ import os
 import shutil
 from pathlib import Path
 
-from bad_inputs.cases import S4, THRESHOLDS, Case, command, good
+from bad_inputs.cases import S4, THRESHOLDS, Case, command, good, reindex
 
 from seg1a.core.encoding import canonical_line
-from seg1a.inputs.manifest import CHECKSUMS, MANIFEST, checksums_text
+from seg1a.inputs.manifest import CHECKSUMS, MANIFEST
 
 SOME = f"config/policy/{THRESHOLDS}"
 
@@ -47,10 +47,7 @@ def moved(path: str, also_on_disk: bool = True):
             (pack / SOME).rename(pack / path)
         content = json.loads((pack / MANIFEST).read_bytes())
         next(a for a in content["artefacts"] if a["path"] == SOME)["path"] = path
-        content["artefacts"].sort(key=lambda a: a["path"])
-        data = checksums_text((a["path"], a["sha256"]) for a in content["artefacts"]).encode("utf-8", "surrogatepass")
-        (pack / CHECKSUMS).write_bytes(data)
-        (pack / MANIFEST).write_bytes(canonical_line(content | {"checksums_sha256": hashlib.sha256(data).hexdigest()}))
+        reindex(pack, content)
     return damage
 
 

@@ -7,7 +7,7 @@ import struct
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as encryption
-from bad_inputs.cases import BUCKETS, FEATURES, GDP, ISO, MERCHANTS, Case, Overlay, binary, cell, dropped, good, left_out, pack_file, parquet, retyped, table, whole
+from bad_inputs.cases import BUCKETS, FEATURES, GDP, ISO, MERCHANTS, Case, Overlay, binary, cell, dropped, good, missing, pack_file, parquet, retyped, table, whole
 
 LARGEST = 2**63 - 1
 
@@ -38,15 +38,16 @@ def half_of_the_rows(data: bytes) -> bytes:
     return data[:_footer(data) // 2] + data[_footer(data):]
 
 
-def miscounted(data: bytes) -> bytes:
-    """The footer says one row more than there are."""
+def miscounted(data: bytes, in_group: bool = False) -> bytes:
+    """The footer says one row more than there are, of the file or of its only row group."""
     rows = pq.read_metadata(io.BytesIO(data)).num_rows
     old, new = (bytes([n << 1]) if n < 64 else bytes([n << 1 & 127 | 128, n >> 6]) for n in (rows, rows + 1))
     at = _footer(data)
     while (at := data.find(old, at)) >= 0:
         forged = data[:at] + new + data[at + len(old):]
         try:
-            if pq.read_metadata(io.BytesIO(forged)).num_rows == rows + 1:
+            facts = pq.read_metadata(io.BytesIO(forged))
+            if (facts.row_group(0).num_rows if in_group else facts.num_rows) == rows + 1:
                 return forged
         except (pa.ArrowException, OSError):
             pass
@@ -96,6 +97,7 @@ FILES = [
     Case("merchants: a footer of 2 GiB", "E_INGRESS_SCHEMA", (MERCHANTS,), overlay=binary(MERCHANTS, with_footer_length(2**31 - 1))),
     Case("merchants: a footer of no byte", "E_INGRESS_SCHEMA", (MERCHANTS,), overlay=binary(MERCHANTS, with_footer_length(0))),
     Case("merchants: a footer that counts one row too many", "E_INGRESS_SCHEMA", (MERCHANTS,), overlay=binary(MERCHANTS, miscounted)),
+    Case("merchants: a row group that counts one row too many", "E_INGRESS_SCHEMA", (MERCHANTS,), overlay=binary(MERCHANTS, lambda data: miscounted(data, in_group=True))),
     Case("merchants: the footer of another file", "E_INGRESS_SCHEMA", (MERCHANTS,), overlay=footer_of_another),
     Case("merchants: encrypted, footer too", "E_INGRESS_SCHEMA", (MERCHANTS,), overlay=encrypted(False)),
     Case("merchants: encrypted columns", "E_INGRESS_SCHEMA", (MERCHANTS,), overlay=encrypted(True)),
@@ -103,8 +105,8 @@ FILES = [
     Case("gdp: an empty file", "E_GDP_SCHEMA", ("gdp",), overlay=whole(GDP, b"")),
     Case("buckets: an empty file", "E_BUCKET_SCHEMA", ("gdp_bucket_map",), overlay=whole(BUCKETS, b"")),
     Case("features: an empty file", "ERR_S4_POLICY_INVALID", (FEATURES,), overlay=whole(FEATURES, b"")),
-    Case("merchants: not in the pack", "E_PACK_MISSING", (MERCHANTS,), 2, left_out(MERCHANTS)),
-    Case("countries: not in the pack", "E_PACK_MISSING", (ISO,), 2, left_out(ISO)),
+    Case("merchants: not in the pack", "E_PACK_MISSING", (MERCHANTS,), 2, damage=missing(MERCHANTS)),
+    Case("countries: not in the pack", "E_PACK_MISSING", (ISO,), 2, damage=missing(ISO)),
 ]
 
 
@@ -118,6 +120,10 @@ def one_row(**values) -> Overlay:
 def with_ids(*ids: int) -> Overlay:
     """The first merchants under these ids, in this order."""
     return table(MERCHANTS, lambda content: content.slice(0, len(ids)).set_column(0, content.schema.field(0), pa.array(ids, pa.int64())))
+
+
+def float_ids(*first: float) -> Overlay:
+    return table(MERCHANTS, lambda content: content.set_column(0, "merchant_id", pa.array([*first, *map(float, range(1, len(content) + 1 - len(first)))])))
 
 
 def nullable(column: str, row: int) -> Overlay:
@@ -144,8 +150,8 @@ ROWS = [
     Case("merchants: an id twice", "E_INGRESS_PK_DUP", ("row 1", "merchant_id", "stands twice"), overlay=with_ids(7, 7)),
     Case("merchants: ids beside 2^53, one twice", "E_INGRESS_PK_DUP", ("row 2", str(2**53 + 1)), overlay=with_ids(2**53, 2**53 + 1, 2**53 + 1)),
     wrong_type("merchant_id", pa.uint64(), row=3, value=2**63),
-    wrong_type("merchant_id", pa.float64()),
-    Case("merchants: merchant_id as double with NaN", "E_INGRESS_SCHEMA", ("merchant_id", "double"), overlay=retyped(MERCHANTS, "merchant_id", pa.float64(), 3, math.nan)),
+    Case("merchants: merchant_id as double", "E_INGRESS_SCHEMA", ("merchant_id", "double"), overlay=float_ids()),
+    Case("merchants: merchant_id as double with NaN", "E_INGRESS_SCHEMA", ("merchant_id", "double"), overlay=float_ids(math.nan)),
     wrong_type("merchant_id", pa.string()),
     Case("merchants: merchant_id as decimal", "E_INGRESS_SCHEMA", ("merchant_id", "decimal"), overlay=retyped(MERCHANTS, "merchant_id", pa.decimal128(38, 0))),
     wrong_type("mcc", pa.string()),
@@ -157,9 +163,9 @@ ROWS = [
     Case("merchants: a null MCC", "E_INGRESS_SCHEMA", ("mcc",), overlay=nullable("mcc", 3)),
     Case("merchants: a null home country", "E_INGRESS_SCHEMA", ("home_country_iso",), overlay=nullable("home_country_iso", 3)),
     Case("merchants: a column missing", "E_INGRESS_SCHEMA", ("channel",), overlay=dropped(MERCHANTS, "channel")),
-    Case("merchants: a column too many", "E_INGRESS_SCHEMA", ("colour",), overlay=table(MERCHANTS, lambda c: c.append_column("colour", pa.array(["red"] * len(c))))),
+    good("merchants: a column too many", table(MERCHANTS, lambda c: c.append_column("colour", pa.array(["red"] * len(c))))),
     Case("merchants: a column twice", "E_INGRESS_SCHEMA", ("mcc",), overlay=table(MERCHANTS, lambda c: c.append_column("mcc", c["mcc"]))),
-    Case("merchants: a column in capitals", "E_INGRESS_SCHEMA", ("MCC",), overlay=table(MERCHANTS, lambda c: c.rename_columns(["merchant_id", "MCC", "channel", "home_country_iso"]))),
+    Case("merchants: a column in capitals", "E_INGRESS_SCHEMA", ("mcc",), overlay=table(MERCHANTS, lambda c: c.rename_columns(["merchant_id", "MCC", "channel", "home_country_iso"]))),
     Case("merchants: an MCC of five digits", "E_MCC_OUT_OF_DOMAIN", ("row 3", "mcc", "10000"), overlay=cell(MERCHANTS, 3, "mcc", 10_000)),
     Case("merchants: a negative MCC", "E_MCC_OUT_OF_DOMAIN", ("row 3", "mcc", "-1"), overlay=cell(MERCHANTS, 3, "mcc", -1)),
     Case("merchants: an MCC without coefficient", "E_DSGN_UNKNOWN_MCC", ("MCC 0001",), overlay=cell(MERCHANTS, 3, "mcc", 1)),
@@ -194,6 +200,7 @@ REFERENCE = [
     Case("gdp: minus infinite", "E_GDP_NONPOS", ("row 0", "-inf"), overlay=cell(GDP, 0, "gdp_pc_usd_2015", -math.inf)),
     Case("gdp: zero", "E_GDP_NONPOS", ("row 0", "0.0"), overlay=cell(GDP, 0, "gdp_pc_usd_2015", 0.0)),
     Case("gdp: minus zero", "E_GDP_NONPOS", ("row 0", "-0.0"), overlay=cell(GDP, 0, "gdp_pc_usd_2015", -0.0)),
+    good("gdp: the smallest subnormal", cell(GDP, 0, "gdp_pc_usd_2015", 5e-324)),
     Case("gdp: negative", "E_GDP_NONPOS", ("row 0", "-1.0"), overlay=cell(GDP, 0, "gdp_pc_usd_2015", -1.0)),
     Case("gdp: as integer", "E_GDP_SCHEMA", ("gdp_pc_usd_2015",), overlay=table(GDP, lambda c: c.set_column(2, "gdp_pc_usd_2015", c["gdp_pc_usd_2015"].cast(pa.int64(), safe=False)))),
     Case("gdp: as float32", "E_GDP_SCHEMA", ("gdp_pc_usd_2015",), overlay=retyped(GDP, "gdp_pc_usd_2015", pa.float32())),
@@ -221,7 +228,7 @@ def features(values: list | None = None, column: str = "feature_value", kind: pa
         given = (values or []) + [0.5] * (len(ids) - len(values or []))
         if repeat:
             ids, given = [*ids, ids[0]], [*given, 0.5]
-        return {FEATURES: parquet(pa.table({"merchant_id": pa.array(ids, id_kind), column: pa.array(given, kind)}, pa.schema([pa.field("merchant_id", id_kind, False), pa.field(column, kind)])))}
+        return {FEATURES: parquet(pa.table({"merchant_id": pa.array(list(map(float, range(len(ids)))) if id_kind == pa.float64() else ids, id_kind), column: pa.array(given, kind)}, pa.schema([pa.field("merchant_id", id_kind, False), pa.field(column, kind)])))}
     return overlay
 
 
