@@ -78,14 +78,14 @@ def code_table() -> dict[str, CodeRecord]:
     return dict(sorted(table.items()))
 
 # %% ../../nbs/core/00_errors.ipynb #7d4c20e3
-_LONGEST_MESSAGE = 500
+_LONGEST_MESSAGE = 600
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def plain_text(text: str, longest: int = _LONGEST_MESSAGE) -> str:
     "The text on one line of at most about `longest` characters: control characters and lone surrogates as escapes, the middle left out when it is too long."
     if len(text) > longest:
-        kept = longest // 2
+        kept = longest // 3  # so that a message may get a place put before it and is not cut again
         text = f"{text[:kept]} … {len(text) - 2 * kept} characters … {text[-kept:]}"
     return _UNPRINTABLE.sub(lambda hit: " " if hit[0] in "\n\t" else hit[0].encode("unicode_escape").decode("ascii"), text)
 

@@ -263,7 +263,7 @@ S4_POLICIES = [
     s4("an unknown transform", ("X_transform", "'log'"), "X_transform", "log"),
     s4("an unknown key", ("colour",), "colour", 1),
     s4("a version that is no date", ("version", "2025-02-30"), "version", "2025-02-30"),
-    Case("S4 policy: its block in another file", "ERR_S4_POLICY_INVALID", (VALIDATION, "ztp_link"), overlay=key(VALIDATION, "ztp_link", {})),
+    Case("S4 policy: its block in another file", "ERR_S4_POLICY_INVALID", (THRESHOLDS, "ztp_link"), overlay=key(THRESHOLDS, "ztp_link", {})),
 ]
 
 VALIDATION_POLICIES = [

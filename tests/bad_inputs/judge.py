@@ -19,7 +19,7 @@ from seg1a.inputs.pack import overlay_pack
 CHECKOUT = Path(__file__).resolve().parents[2]
 MOST_SECONDS, MOST_BYTES, DATA_LIMIT = 5.0, 1 << 30, 3 << 30
 MERCHANT_COUNT = 40
-LONGEST_LINE = 600  # characters: a message that fills the screen names no place
+LONGEST_LINE = 900  # characters: a message that fills the screen names no place
 EVIDENCE = re.compile(r"validation/failures/[^/]+/[^/]+/[^/]+/(failure\.json|_FAILED\.SENTINEL\.json)|run_summary\.json|logs/telemetry/(execution_stamp|run_environ)\.json")
 
 
