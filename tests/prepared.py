@@ -6,6 +6,7 @@ Importing this module imports all that a command may need; the fork server of mu
 import atexit
 import multiprocessing
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -20,13 +21,16 @@ AT_START = ("HOME", "LD_", "GLIBC_", "MALLOC_", "NUMBA_", "PYTHON", "SEG1A_CACHE
 def _prepare() -> None:
     from seg1a.operations.zygote import PREPARATIONS, may_fork, prepare
 
-    for what in (*PREPARATIONS, "seg1a.operations.cli", "seg1a.operations.cli_store", "seg1a.operations.pipeline", "seg1a.operations.validate"):
+    for what in (*PREPARATIONS, "seg1a.operations.cli", "seg1a.operations.cli_store", "seg1a.operations.pipeline", "seg1a.operations.validate", "seg1a.states.foresight", "seg1a.states.s4_corridors"):
         prepare(what)
     assert may_fork(), "a library has started a thread: a copy of this process would miss it"
 
 
-def _command(arguments: list[str], cwd: str | None, environment: dict[str, str], outputs: tuple[str, str]) -> None:
+def _command(arguments: list[str], cwd: str | None, environment: dict[str, str], outputs: tuple[str, str, str], data_limit: int | None) -> None:
     """The life of the copy."""
+    atexit.register(_account, outputs[2])
+    if data_limit is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (data_limit, resource.RLIM_INFINITY))
     sys.stdout.flush()
     sys.stderr.flush()
     for stream, name in zip((1, 2), outputs):
@@ -46,19 +50,29 @@ def _command(arguments: list[str], cwd: str | None, environment: dict[str, str],
         atexit._run_exitfuncs()  # multiprocessing leaves them out
 
 
-def run_forked(arguments: list[str], cwd: str | os.PathLike | None, environment: dict[str, str]) -> subprocess.CompletedProcess:
-    """`seg1a` with these arguments in a copy of the prepared process; `environment` is whole."""
+def _account(path: str) -> None:
+    """Leave what this process has used."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    Path(path).write_text(f"{used.ru_utime + used.ru_stime} {used.ru_maxrss * 1024}")
+
+
+def run_forked(arguments: list[str], cwd: str | os.PathLike | None, environment: dict[str, str], data_limit: int | None = None) -> subprocess.CompletedProcess:
+    """`seg1a` with these arguments in a copy of the prepared process; `environment` is whole, `data_limit` the bytes that it may allocate.
+
+    The result has two attributes more: `cpu_seconds` and `peak_bytes`, of the copy."""
     with tempfile.TemporaryDirectory() as folder:
-        outputs = [Path(folder) / name for name in ("stdout", "stderr")]
+        outputs = [Path(folder) / name for name in ("stdout", "stderr", "used")]
         for path in outputs:
             path.touch()
-        process = _context().Process(target=_command, args=(arguments, cwd and str(cwd), environment, tuple(map(str, outputs))))
+        process = _context().Process(target=_command, args=(arguments, cwd and str(cwd), environment, tuple(map(str, outputs)), data_limit))
         process.start()
         process.join(TIMEOUT)
         if process.exitcode is None:
             process.kill()
             raise subprocess.TimeoutExpired(arguments, TIMEOUT)
-        return subprocess.CompletedProcess(arguments, process.exitcode, *(path.read_text() for path in outputs))
+        done = subprocess.CompletedProcess(arguments, process.exitcode, *(path.read_text(errors="surrogateescape") for path in outputs[:2]))
+        done.cpu_seconds, done.peak_bytes = map(float, outputs[2].read_text().split() or (0, 0))
+        return done
 
 
 def _context():

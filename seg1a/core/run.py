@@ -355,7 +355,7 @@ def record_failure(run_or_root: Run | str | os.PathLike, lineage: Lineage | None
     path = failure_path(root, lineage)
     record = {"failure_class": error.failure_class, "failure_code": error.failure_code, "error_code": error.code,
               "state": state, "module": module, "dataset_id": dataset_id, "merchant_id": json_value(merchant_id), **lineage.record(),
-              "ts_utc": lineage.start_time_ns, "detail": json_value({"message": error.message, **error.detail})}
+              "ts_utc": lineage.start_time_ns, "detail": json_value({**error.detail, "message": error.message})}
     if path.exists():
         return path
     try:

@@ -206,11 +206,13 @@ def _open_table(path: Path, dataset_id: str, code: str, dictionary: bool) -> pq.
     closed = contracts().row_schema(dataset_id).get("additionalProperties") is False
     try:
         file = pq.ParquetFile(path, read_dictionary=texts, pre_buffer=False)
-        observed = file.schema_arrow
+        observed, counted = file.schema_arrow, sum(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
     except FileNotFoundError as error:
         raise Seg1aError("E_TABLE_MISSING", f"{dataset_id}: there is no file {path.name}", dataset_id=dataset_id, path=str(path)) from error
     except _DAMAGE as error:
         raise _unreadable(dataset_id, path, error) from error
+    if file.metadata.num_rows != counted:
+        raise _unreadable(dataset_id, path, ValueError(f"its footer counts {file.metadata.num_rows} rows, its row groups {counted}"))
     if defect := _defect(schema, observed, closed=closed, nulls=closed):
         raise _refuse(code, dataset_id, "stored", defect, str(path))
     return file

@@ -7,7 +7,6 @@ __all__ = ['add_explain_parser', 'explain_command', 'add_diff_parser', 'diff_com
 
 # %% ../../nbs/operations/03b_cli_read.ipynb #bf6a08cb
 import argparse
-import difflib
 import json
 import re
 import sys
@@ -71,19 +70,15 @@ def _explain_code(code: str, as_json: bool = False) -> int:
     "Print what a code means. E_EXPLAIN_CODE (UsageError) when the table does not have it."
     from dataclasses import asdict
 
-    from seg1a.core.errors import FAILURE_CLASSES, code_table
+    from seg1a.core.codes import describe_code
+    from seg1a.core.errors import code_table
 
-    if (record := code_table().get(code)) is None:
-        if (Path(code) / "run_root.json").exists():
-            raise UsageError("E_EXPLAIN_CODE", f"{code} is a run root: give a merchant id too", observed=code)
-        near = difflib.get_close_matches(code.upper(), code_table(), 3) or difflib.get_close_matches(code, code_table(), 3)
-        raise UsageError("E_EXPLAIN_CODE", f"{code!r} is no code of the table" + (f"; near it: {', '.join(near)}" if near else ""), observed=code, near=near)
+    if (Path(code) / "run_root.json").exists():
+        raise UsageError("E_EXPLAIN_CODE", f"{code} is a run root: give a merchant id too", observed=code)
+    text = describe_code(code)
     if as_json:
-        print(json.dumps(asdict(record), sort_keys=True))
-    else:
-        print(f"class   {record.failure_class} {FAILURE_CLASSES[record.failure_class]}: {record.failure_code}", f"scope   {record.scope}, exit status {record.exit_status}",
-              f"source  seg1a/core/contracts/codes/{record.source}", f"means   {record.meaning}", f"do      {record.remedy}", sep="\n")
-    print(code)
+        text = json.dumps(asdict(code_table()[code]), sort_keys=True)
+    print(text)
     return 0
 
 # %% ../../nbs/operations/03b_cli_read.ipynb #2d9e0d9f

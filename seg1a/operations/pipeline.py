@@ -258,12 +258,18 @@ def _state_summary(execution: Execution, state: int) -> dict | None:
         return None
 
 # %% ../../nbs/operations/02_pipeline.ipynb #67512ec3
+def _packages() -> dict[str, str]:
+    """The version of every installed package, by name; the facts of each are parsed once."""
+    facts = [package.metadata for package in distributions()]
+    return dict(sorted((fact["Name"], fact["Version"]) for fact in facts))
+
+
 def write_telemetry(execution: Execution) -> None:
     """`logs/telemetry/execution_stamp.json` and `run_environ.json`: host facts, never sealed (R3, R19)."""
     folder = execution.root / "logs" / "telemetry"
     environ = {"hostname": platform.node(), "platform": platform.platform(), "python": sys.version, "libc": " ".join(platform.libc_ver()),
                "build_commit": execution.request.git_commit, "code_digest": code_digest(),
-               "packages": {package.name: package.version for package in sorted(distributions(), key=lambda package: package.name)}}
+               "packages": _packages()}
     stamp = {"argv": list(execution.request.command_line), "workers": execution.request.workers, "output_dir": str(execution.request.output_dir), "pack": str(execution.request.pack.absolute()),
              "seconds": _rounded(execution.seconds), "state_seconds": _rounded(execution.own_seconds)}
     for name, document in (("run_environ.json", environ), ("execution_stamp.json", stamp)):

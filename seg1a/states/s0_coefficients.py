@@ -29,11 +29,11 @@ def _fields(document: object, filename: str, required: set[str], optional: set[s
         _refuse("E_DSGN_SCHEMA", filename, "must be a mapping")
     if missing := sorted(required - document.keys()):
         _refuse("E_DSGN_SCHEMA", filename, f"lacks the key {missing[0]!r}", key=missing[0])
-    if unknown := sorted(document.keys() - required - optional):
+    if unknown := sorted(document.keys() - required - optional, key=str):
         _refuse("E_DSGN_SCHEMA", filename, f"has the unknown key {unknown[0]!r}", key=unknown[0])
     for key in ("semver", "version"):
         if not isinstance(document[key], str):
-            _refuse("E_DSGN_SCHEMA", filename, f"{key} must be text", key=key, value=document[key])
+            _refuse("E_DSGN_SCHEMA", filename, f"{key} must be text, not {document[key]!r}", key=key, value=document[key])
     return document
 
 # %% ../../nbs/states/03_s0_coefficients.ipynb #c10add51
@@ -102,7 +102,7 @@ def _integer(fields: dict, key: str, default: int, low: int, high: int) -> int:
     """An optional integer in a range."""
     value = fields.get(key, default)
     if type(value) is not int or not low <= value <= high:
-        _refuse("E_DSGN_SCHEMA", DISPERSION_FILE, f"{key} must be an integer from {low} to {high}", key=key, value=value)
+        _refuse("E_DSGN_SCHEMA", DISPERSION_FILE, f"{key} must be an integer from {low} to {high}, not {value!r}", key=key, value=value)
     return value
 
 # %% ../../nbs/states/03_s0_coefficients.ipynb #7e925212

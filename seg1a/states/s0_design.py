@@ -90,8 +90,8 @@ class DesignTable:
 def design_table(universe: Universe, hurdle: HurdleCoefficients, gdp: dict[str, float], buckets: dict[str, int]) -> DesignTable:
     """The lookups for a universe (S0 §3.4). E_DSGN_UNKNOWN_MCC, E_GDP_MISSING, E_BUCKET_MISSING."""
     mcc_index = _mcc_positions(universe, hurdle)
-    gdp_of = _by_country(universe, gdp, "E_GDP_MISSING", "GDP per capita in the observation year", np.float64)
-    bucket_of = _by_country(universe, buckets, "E_BUCKET_MISSING", "GDP bucket", np.int8)
+    gdp_of = _by_country(universe, gdp, "E_GDP_MISSING", "GDP per capita in the observation year in gdp.parquet", np.float64)
+    bucket_of = _by_country(universe, buckets, "E_BUCKET_MISSING", "GDP bucket in gdp_bucket_map.parquet", np.int8)
     return DesignTable(mcc_index, bucket_of, gdp_of, np.array([ln(value) if value > 0.0 else 0.0 for value in gdp_of.tolist()]))
 
 

@@ -33,6 +33,7 @@ from ..core.run import Lineage, Options, Run, atomic_bytes, claim_run_root, reco
 from ..core.shards import Shard, map_shards, shard_ranges, worker_count
 from ..core.tables import OutputRecord, TableSink, publish_outputs, table_of
 from ..inputs.manifest import PackManifest, verify_pack
+from .foresight import check_policies
 from .s0_coefficients import DISPERSION_FILE, HURDLE_FILE, HurdleCoefficients, dispersion_coefficients, hurdle_coefficients
 from .s0_design import Design, DesignTable, HurdleTable, check_probabilities, design_table, hurdle_table
 from .s0_eligibility import DecisionTable, EligibilityPolicy, decision_table, eligibility_policy
@@ -345,6 +346,7 @@ def run_s0(request: str | Path) -> dict:
         found = read_s0(asked.pack)
         seal = seal_inputs(found.manifest, asked.git_commit)
         _check_expectations(asked, found.manifest, seal)
+        check_policies(found.manifest, asked.options, found.universe.isos, found.universe.merchant_id)
         tables = compute_s0(found)
         run = claim(asked, seal)
         records = write_s0(run, found.universe, tables, found.eligibility.rule_set_id)

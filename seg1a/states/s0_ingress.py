@@ -71,7 +71,7 @@ def read_gdp(path: Path, isos: list[str], year: int = 2024) -> dict[str, float]:
     _known_countries(table, GDP, isos)
     good = pc.and_(pc.is_finite(table["gdp_pc_usd_2015"]), pc.greater(table["gdp_pc_usd_2015"], 0.0))
     if (row := _first(pc.invert(good))) is not None:
-        raise Seg1aError("E_GDP_NONPOS", f"{GDP}: row {row}: GDP per capita must be a positive finite number", dataset_id=GDP, row=row,
+        raise Seg1aError("E_GDP_NONPOS", f"{GDP}: row {row} ({table['country_iso'][row]}): gdp_pc_usd_2015 {table['gdp_pc_usd_2015'][row]} is not a positive finite number", dataset_id=GDP, row=row,
                          country_iso=table["country_iso"][row].as_py(), value=table["gdp_pc_usd_2015"][row].as_py())
     rows = list(zip(table["country_iso"].to_pylist(), table["observation_year"].to_pylist()))
     if len(set(rows)) < len(rows):
@@ -90,7 +90,7 @@ def read_buckets(path: Path, isos: list[str]) -> dict[str, int]:
             _refuse("E_BUCKET_SCHEMA", BUCKETS, row, field, table[field][row].as_py(), f"must be {wanted!r}")
     inside = pc.and_(pc.greater_equal(table["bucket_id"], 1), pc.less_equal(table["bucket_id"], 5))
     if (row := _first(pc.invert(inside))) is not None:
-        raise Seg1aError("E_BUCKET_RANGE", f"{BUCKETS}: row {row}: bucket_id must be 1 to 5", dataset_id=BUCKETS, row=row,
+        raise Seg1aError("E_BUCKET_RANGE", f"{BUCKETS}: row {row} ({table['country_iso'][row]}): bucket_id {table['bucket_id'][row]} is not 1 to 5", dataset_id=BUCKETS, row=row,
                          country_iso=table["country_iso"][row].as_py(), value=table["bucket_id"][row].as_py())
     countries = table["country_iso"].to_pylist()
     if len(set(countries)) < len(countries):
@@ -127,7 +127,7 @@ class Universe:
 def _merchant_fault(code: str, table: pa.Table, row: int, field: str, message: str):
     """Refuse with the row, its merchant id and the offending value."""
     value, merchant = table[field][row].as_py(), table["merchant_id"][row].as_py()
-    raise Seg1aError(code, f"merchant table, row {row} (merchant_id {merchant}): {field} {value!r} {message}", row_pk=merchant, row=row, field=field, value=value)
+    raise Seg1aError(code, f"{MERCHANTS}: row {row} (merchant_id {merchant}): {field} {value!r} {message}", row_pk=merchant, row=row, field=field, value=value)
 
 
 def _codes(column: pa.ChunkedArray, symbols: list[str]) -> np.ndarray:

@@ -38,14 +38,14 @@ class CorridorPolicy:
 
 # %% ../../nbs/states/21_s2_corridors.ipynb #d4b59ffb
 def _refuse(message: str, **detail):
-    raise Seg1aError("ERR_S2_CORRIDOR_POLICY_MISSING", message, **detail)
+    raise Seg1aError("ERR_S2_CORRIDOR_POLICY_MISSING", f"validation_policy.yaml: s2: {message}", filename="validation_policy.yaml", **detail)
 
 # %% ../../nbs/states/21_s2_corridors.ipynb #a1bf2ec3
 def _number(block: dict, key: str, low: float, high: float, closed_above: bool = False) -> float:
     "A finite number strictly above `low` and below `high` (or equal to it)."
     value = block.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        _refuse(f"{key} is missing or not a finite number", key=key, value=repr(value))
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1.7976931348623157e308 <= value <= 1.7976931348623157e308:
+        _refuse(f"{key} is missing or not a finite number: {value!r}", key=key, value=repr(value))
     if not (low < value < high or (closed_above and value == high)):
         _refuse(f"{key} = {value!r} is out of its domain", key=key, value=repr(value))
     return float(value)
@@ -65,8 +65,10 @@ def corridor_policy(block: dict) -> CorridorPolicy:
     """Check block `s2` of the validation policy, `{corridors, cusum, notes?}`, and freeze it.
 
     Raises `ERR_S2_CORRIDOR_POLICY_MISSING` for a missing or unknown key and for a value outside its domain."""
-    if not isinstance(block, dict) or set(block) - {"corridors", "cusum", "notes"}:
-        _refuse("block s2 is missing or has an unknown key", keys=sorted(map(str, block or ())))
+    if not isinstance(block, dict):
+        _refuse(f"the block is missing or not a mapping: {block!r}", key="s2")
+    if unknown := sorted(map(str, set(block) - {"corridors", "cusum", "notes"})):
+        _refuse(f"unknown key {', '.join(unknown)}", key=unknown[0])
     corridors = _mapping(block, "corridors", {"rho_reject_max", "p99_max"})
     cusum = _mapping(block, "cusum", {"reference_k", "alpha_cap", "threshold_h", "false_alarm"})
     p99 = corridors.get("p99_max")

@@ -30,6 +30,22 @@ def is_integer(value: object, low: int, high: int | None = None) -> bool:
     "True for an integer (not a boolean, not a float) in `low` .. `high`."
     return isinstance(value, int) and not isinstance(value, bool) and low <= value and (high is None or value <= high)
 
+# %% ../../nbs/states/31_s3_ladder.ipynb #fccbba37
+_ABSENT = object()
+
+
+def _readable(place: str) -> str:
+    "`rule_ladder.rules[3].priority` as `policy.s3.rule_ladder.yaml: rules[3].priority`."
+    file, _, inner = place.partition(".")
+    return f"policy.s3.{file}.yaml: {inner}" if inner else f"policy.s3.{file}.yaml"
+
+
+def _quoted(values: object, key: str) -> str:
+    "`: 7` for the scalar at `key` or `outer.inner` of a mapping, else nothing."
+    for step in key.split("."):
+        values = values.get(step, _ABSENT) if isinstance(values, Mapping) else _ABSENT
+    return "" if values is _ABSENT or isinstance(values, (Mapping, list)) else f": {values!r}"
+
 # %% ../../nbs/states/31_s3_ladder.ipynb #ade70f5f
 @dataclass(frozen=True)
 class PolicyMapping:
@@ -40,14 +56,14 @@ class PolicyMapping:
     place: str
 
     def refuse(self, key: object, problem: str, code: str | None = None):
-        "Raise the error of this file for one key."
+        "Raise the error of this file for one key; a value that is a text or a number is quoted."
         where = f"{self.place}.{key}"
-        raise Seg1aError(code or self.code, f"{where} {problem}", place=where)
+        raise Seg1aError(code or self.code, f"{_readable(where)} {problem}{_quoted(self.values, str(key))}", place=where)
 
     def closed(self, required: Iterable[str], optional: Iterable[str] = ()) -> "PolicyMapping":
         "Check that this is a mapping with exactly the known keys; `notes` (a text) is allowed wherever it is listed."
         if not isinstance(self.values, Mapping):
-            raise Seg1aError(self.code, f"{self.place} is not a mapping", place=self.place)
+            raise Seg1aError(self.code, f"{_readable(self.place)} is not a mapping: {self.values!r}", place=self.place)
         required, known = set(required), {*required, *optional}
         for key in sorted(required - self.values.keys()):
             self.refuse(key, "is missing")
@@ -78,6 +94,14 @@ class PolicyMapping:
         if not isinstance(value, Mapping):
             self.refuse(key, "is not a mapping")
         return value
+
+    def predicate(self, scope: Scope) -> Predicate:
+        "The value of `predicate`, a text, parsed in `scope`; the scope's code, with the place of the rule."
+        try:
+            return parse_predicate(self.values["predicate"], scope)
+        except Seg1aError as error:
+            where = f"{self.place}.predicate"
+            raise Seg1aError(error.code, f"{_readable(where)}: {error.message}", **error.detail, place=where) from error
 
 # %% ../../nbs/states/31_s3_ladder.ipynb #eb0fa5b8
 def words(fields: PolicyMapping, key: str, known: Iterable[str] | None = None, non_empty: bool = False) -> tuple[str, ...]:
@@ -183,14 +207,15 @@ def _rule(fields: PolicyMapping, order: list[str], vocabulary: "PolicyMapping", 
         fields.refuse("precedence", "is not one of the six classes")
     if not is_integer(values["priority"], 0):
         fields.refuse("priority", "is not an integer from 0")
-    if not isinstance(values["is_decision_bearing"], bool) or not isinstance(values["predicate"], str):
-        fields.refuse("is_decision_bearing", "or predicate has another type")
+    for key, kind, name in (("is_decision_bearing", bool, "boolean"), ("predicate", str, "text")):
+        if not isinstance(values[key], kind):
+            fields.refuse(key, f"is not a {name}")
     outcome = PolicyMapping(values["outcome"], fields.code, f"{fields.place}.outcome").closed(["reason_code"], _OUTCOME_KEYS)
     if outcome.values["reason_code"] not in vocabulary.values["reason_codes"]:
         outcome.refuse("reason_code", "is not in reason_codes")
     known = vocabulary.values["filter_tags"]
     rule = Rule(values["rule_id"], values["precedence"], order.index(values["precedence"]), values["priority"],
-                parse_predicate(values["predicate"], scope), outcome.values["reason_code"],
+                fields.predicate(scope), outcome.values["reason_code"],
                 _polarity(outcome, values["precedence"], values["is_decision_bearing"]),
                 words(outcome, "tags", known), words(outcome, "row_tags", known),
                 _expanded(outcome, "admit", scope.countries, scope.sets), _expanded(outcome, "deny", scope.countries, scope.sets))

@@ -18,7 +18,7 @@ from ..core.encoding import read_yaml
 from ..core.errors import Seg1aError
 from ..core.numerics import neumaier_sum
 from .s3_ladder import Ladder, PolicyMapping, is_integer, is_token, load_ladder
-from .s3_predicates import Predicate, Scope, parse_predicate
+from .s3_predicates import Predicate, Scope
 
 # %% ../../nbs/states/32_s3_policies.ipynb #1dceda87
 @dataclass(frozen=True)
@@ -112,15 +112,17 @@ def _weight_sets(fields: PolicyMapping, countries: frozenset[str]) -> dict[str, 
 def _selection_rule(fields: PolicyMapping, constants: Mapping[str, float], dp: int, scope: Scope) -> _SelectionRule:
     "One selection rule with its score."
     values = fields.closed(["id", "predicate", "score_components"], ["notes"]).values
-    if not is_token(values["id"]) or not isinstance(values["predicate"], str):
-        fields.refuse("id", "is not a TOKEN, or the predicate is not a text")
+    if not is_token(values["id"]):
+        fields.refuse("id", "is not a TOKEN")
+    if not isinstance(values["predicate"], str):
+        fields.refuse("predicate", "is not a text")
     names = fields.items("score_components")
     if not all(isinstance(name, str) and name in constants for name in names):
         fields.refuse("score_components", "names a constant that is not defined")
     score = quantise([constants[name] for name in names], dp) if names else None
     if names and score is None:
         fields.refuse("score_components", f"gives a score above {_MAX_SCORE} at dp {dp}")
-    return _SelectionRule(values["id"], parse_predicate(values["predicate"], scope), score)
+    return _SelectionRule(values["id"], fields.predicate(scope), score)
 
 # %% ../../nbs/states/32_s3_policies.ipynb #65e9ca6f
 def load_base_weights(policy: Mapping, countries: frozenset[str], tags: Iterable[str]) -> BaseWeights:

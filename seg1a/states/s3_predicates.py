@@ -55,7 +55,7 @@ def _tokens(text: str, code: str) -> list[_Token]:
     while at < len(text):
         match = _TOKEN.match(text, at)
         if match is None:
-            raise Seg1aError(code, f"no token begins at column {at + 1} of {text!r}", predicate=text, column=at + 1)
+            raise Seg1aError(code, f"column {at + 1}: no token begins here, in {text!r}", predicate=text, column=at + 1)
         kind, word = match.lastgroup, match.group()
         if kind == "word" and word.isdigit():
             kind = "integer"
@@ -157,7 +157,7 @@ class _Parser:
     def refuse(self, problem: str, token: _Token | None = None):
         "Raise the scope's code, pointing at a token."
         column = (token or self.next).at + 1
-        raise Seg1aError(self.scope.code, f"{problem} at column {column} of {self.text!r}", predicate=self.text, column=column)
+        raise Seg1aError(self.scope.code, f"column {column}: {problem}, in {self.text!r}", predicate=self.text, column=column)
 
     def take(self, *texts: str) -> _Token | None:
         "The next token if it is one of these signs or words of the grammar, else None and nothing moves."

@@ -170,7 +170,7 @@ def _feature_columns(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     try:
         tables = list(read_parquet(path, "crossborder_features", code="ERR_S4_POLICY_INVALID"))
     except Seg1aError as error:
-        raise Seg1aError("ERR_S4_POLICY_INVALID", error.message, **{**error.detail, "filename": FEATURE_FILE, "reason": "feature_file"}) from error
+        raise Seg1aError("ERR_S4_POLICY_INVALID", f"{FEATURE_FILE}: {error.message}", **{**error.detail, "filename": FEATURE_FILE, "reason": "feature_file"}) from error
     pieces = [(t["merchant_id"].to_numpy(), t["feature_value"].to_numpy(), pc.is_valid(t["feature_value"]).to_numpy()) for t in tables]
     ids, values, known = (np.concatenate(column) for column in zip(*pieces)) if pieces else (np.zeros(0, np.int64), np.zeros(0), np.zeros(0, bool))
     if len(np.unique(ids)) < len(ids):
@@ -191,7 +191,7 @@ def load_features(path: Path | None, universe: np.ndarray, policy: ZtpPolicy) ->
     odd = ours & known & ~(np.isfinite(values) & (((values >= 0.0) & (values <= 1.0)) | (policy.x_transform == "clamp01")))
     if odd.any():
         merchant, value = (column[np.argmax(odd)].item() for column in (ids, values))
-        raise Seg1aError("ERR_S4_FEATURE_DOMAIN", f"feature value {value} of merchant {merchant} is not in [0, 1]",
+        raise Seg1aError("ERR_S4_FEATURE_DOMAIN", f"{FEATURE_FILE}: feature value {value} of merchant {merchant} is not in [0, 1]",
                          filename=FEATURE_FILE, merchant_id=merchant, value=repr(value))
     x[place[ours & known]] = values[ours & known]
     return Features(x, sha256(path.read_bytes()).hexdigest(), len(ids), int((~ours).sum()))
