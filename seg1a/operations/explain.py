@@ -315,7 +315,7 @@ def sealed_pack() -> Iterator[None]:
     try:
         yield
     except Seg1aError as error:
-        if error.code == "E_PACK_UNKNOWN" or error.code.split("_")[1] not in ("PACK", "ARTIFACT"):
+        if error.code == "E_PACK_UNKNOWN" or error.code.removeprefix("E_").partition("_")[0] not in ("PACK", "ARTIFACT"):
             raise
         raise UsageError("E_EXPLAIN_PACK", f"the pack is not the one that the run sealed: {error.message}", **{**error.detail, "reason": error.code}) from error
 
