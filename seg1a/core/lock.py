@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import finalize
 
 from .encoding import canonical_line, read_json
 from .errors import Seg1aError, UsageError
@@ -92,16 +93,17 @@ _MARK = ".seg1a-scratch"
 
 
 class Scratch:
-    "A folder for temporary files, `seg1a-<kind>-…`, held until `close`; a context manager that gives the folder. `handle` may be passed to children, which then hold it too."
+    "A folder for temporary files, `seg1a-<kind>-…`, held until `close` or until nobody knows this object; a context manager that gives the folder. `handle` may be passed to children, which then hold it too."
 
     def __init__(self, kind: str):
         base = Path(tempfile.gettempdir())
         _sweep_scratch(base)
-        self.handle = None
+        handle = None
         try:
-            while self.handle is None:
+            while handle is None:
                 self.folder = Path(tempfile.mkdtemp(prefix=f"seg1a-{kind}-", dir=base))
-                self.handle = lock_folder(self.folder)
+                handle = lock_folder(self.folder)
+            self.handle, self._end = handle, finalize(self, _remove_scratch, self.folder, handle, os.getpid())
             (self.folder / _MARK).touch()
         except OSError as error:
             raise Seg1aError("E_SYSTEM_IO", f"no scratch folder in {base}: {error.strerror}", path=str(base), errno=error.errno) from error
@@ -111,13 +113,17 @@ class Scratch:
 
     def close(self) -> None:
         "Remove the folder and let it go; to be called any number of times."
-        if self.handle is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            os.close(self.handle)
-            self.handle = None
+        self._end()
 
     def __exit__(self, *rest) -> None:
         self.close()
+
+
+def _remove_scratch(folder: Path, handle: int, pid: int) -> None:
+    "Remove a scratch folder and let it go, in the process that made it."
+    if os.getpid() == pid:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
 
 # %% ../../nbs/core/13a_lock.ipynb #bc35baa6
 def _sweep_scratch(base: Path) -> None:
