@@ -13,7 +13,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,14 +142,16 @@ PATIENCE = 20.0  # seconds that the kernels of a dead runner may take to end
 
 @dataclass
 class RunLock:
-    "The lock of a run root, held by this process. The root may be renamed meanwhile: tell it to `moved`."
+    "The lock of a run root, held by this process. Whoever renames the root takes the lock with it."
 
     root: Path
     handle: int
 
-    def moved(self, root: Path) -> None:
-        "The root has another name now."
-        self.root = root
+    def find(self, places: Iterable[Path]) -> Path:
+        "Where the root is now: where it was, or that of `places` which holds this very lock file; where it was last, if it is nowhere."
+        if not _is_still(self.root / LOCK_FILE, self.handle):
+            self.root = next((place for place in places if _is_still(place / LOCK_FILE, self.handle)), self.root)
+        return self.root
 
     def release(self) -> None:
         "Let the root go; to be called once."

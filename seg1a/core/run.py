@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ZERO_HASH', 'STATE_FOLDERS', 'flush', 'make_folder', 'staged', 'publish_files', 'atomic_bytes', 'sweep_temporaries',
-           'Lineage', 'unsealed_lineage', 'Options', 'SealedInputs', 'Run', 'claim_run_root', 'open_run',
+           'Lineage', 'unsealed_lineage', 'Options', 'SealedInputs', 'Run', 'claim_run_root', 'settle_root', 'open_run',
            'failure_path', 'record_failure', 'mark_partial']
 
 # %% ../../nbs/core/13_run.ipynb #95be4b61
@@ -325,6 +325,23 @@ def claim_run_root(root: str | os.PathLike, lineage: Lineage) -> None:
         if error.code != "E_PARTITION_EXISTS":
             raise
         raise Seg1aError("E_RUN_ROOT_CONFLICT", "the root belongs to another run", path=str(path), errno=errno.EEXIST) from error
+
+# %% ../../nbs/core/13_run.ipynb #19d90794
+def settle_root(nursery: str | os.PathLike, root: str | os.PathLike, lineage: Lineage) -> bool:
+    "Write `run_root.json` into a folder and make it the run root `root`; False, and nothing is renamed, when another run has that place. `E_WRITE_FAIL`."
+    nursery, root = Path(nursery), Path(root)
+    try:
+        atomic_bytes(nursery / "run_root.json", canonical_line(lineage.record()), replace=True)
+        make_folder(root.parent)
+        fault("root: made")
+        os.rename(nursery, root)
+        fault("root: named")
+        flush(root.parent)
+    except OSError as error:
+        if os.path.lexists(root) and nursery.exists():
+            return False
+        raise Seg1aError("E_WRITE_FAIL", f"the run root cannot be made: {error.strerror}", path=str(root), errno=error.errno) from error
+    return True
 
 # %% ../../nbs/core/13_run.ipynb #d368dda9
 def open_run(root: str | os.PathLike, pack: str | os.PathLike, workers: int = 1) -> Run:
