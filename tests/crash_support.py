@@ -1,5 +1,6 @@
 """What the tests of crashes share: commands that can be killed, and what a run must be afterwards."""
 
+import atexit
 import os
 import re
 import shlex
@@ -24,17 +25,31 @@ def _life(arguments, environment, outputs) -> None:
     _command(arguments, None, environment, outputs)
 
 
+_started: list = []
+
+
+@atexit.register
+def _end() -> None:
+    """A test that failed may have left a command that stands still; nobody waits for it."""
+    for process in _started:
+        if process.is_alive():
+            process.kill()
+
+
 class Command:
     """`seg1a` in a copy of the prepared process, under way."""
 
-    def __init__(self, *arguments, **environment):
+    def __init__(self, *arguments, stdout: str | None = None, **environment):
         self.arguments, self._folder = list(map(str, arguments)), tempfile.TemporaryDirectory()
         self._outputs = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
         for path in self._outputs:
             path.touch()
+        if stdout is not None:
+            self._outputs[0] = Path(stdout)
         self.process = _context().Process(target=_life, args=(self.arguments, dict(os.environ) | environment, tuple(map(str, self._outputs))))
         self.process.start()
         self.pid = self.process.pid
+        _started.append(self.process)
 
     def done(self, timeout: float = 600) -> subprocess.CompletedProcess:
         """Wait for its end."""
@@ -42,7 +57,7 @@ class Command:
         if self.process.exitcode is None:
             self.process.kill()
             raise subprocess.TimeoutExpired(self.arguments, timeout)
-        return subprocess.CompletedProcess(self.arguments, self.process.exitcode, *(path.read_text() for path in self._outputs))
+        return subprocess.CompletedProcess(self.arguments, self.process.exitcode, *("" if path.is_char_device() else path.read_text() for path in self._outputs))
 
     def stderr(self) -> str:
         """What it has said so far."""
@@ -57,7 +72,8 @@ class Command:
 
     def stopped(self) -> bool:
         """It stands still (SIGSTOP)."""
-        return re.search(r"^State:\s+T", Path(f"/proc/{self.pid}/status").read_text(), re.MULTILINE) is not None
+        status = Path(f"/proc/{self.pid}/status")
+        return self.process.is_alive() and re.search(r"^State:\s+T", status.read_text(), re.MULTILINE) is not None
 
 
 def run(pack: Path, output: Path, *more, **environment) -> subprocess.CompletedProcess:

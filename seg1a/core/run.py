@@ -333,6 +333,10 @@ def settle_root(nursery: str | os.PathLike, root: str | os.PathLike, lineage: Li
     try:
         atomic_bytes(nursery / "run_root.json", canonical_line(lineage.record()), replace=True)
         make_folder(root.parent)
+        if root.is_dir() and not root.is_symlink() and not (root / "run_root.json").exists():
+            aside = nursery / "_quarantine"
+            make_folder(aside)
+            os.rename(root, aside / f"{len(list(aside.iterdir())) + 1:04d}")
         fault("root: made")
         os.rename(nursery, root)
         fault("root: named")
