@@ -62,6 +62,12 @@ def small_pack(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_pack(tmp_path_factory) -> Path:
+    """A pack of 60 merchants, for runs that are killed by the dozen."""
+    return _built_pack(tmp_path_factory.mktemp("packs") / "tiny", 60)
+
+
+@pytest.fixture(scope="session")
 def sharded_pack(tmp_path_factory) -> Path:
     """A pack of 70 000 merchants: three shards, so that the number of workers can matter."""
     return _built_pack(tmp_path_factory.mktemp("packs") / "sharded", 70_000)

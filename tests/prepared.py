@@ -26,11 +26,8 @@ def _prepare() -> None:
     assert may_fork(), "a library has started a thread: a copy of this process would miss it"
 
 
-def _command(arguments: list[str], cwd: str | None, environment: dict[str, str], outputs: tuple[str, str, str], data_limit: int | None) -> None:
+def _command(arguments: list[str], cwd: str | None, environment: dict[str, str], outputs: tuple[str, str]) -> None:
     """The life of the copy."""
-    atexit.register(_account, outputs[2])
-    if data_limit is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (data_limit, resource.RLIM_INFINITY))
     sys.stdout.flush()
     sys.stderr.flush()
     for stream, name in zip((1, 2), outputs):
@@ -56,6 +53,13 @@ def _account(path: str) -> None:
     Path(path).write_text(f"{used.ru_utime + used.ru_stime} {used.ru_maxrss * 1024}")
 
 
+def _measured_command(arguments: list[str], cwd: str | None, environment: dict[str, str], outputs: tuple[str, str], account: str, data_limit: int | None) -> None:
+    atexit.register(_account, account)
+    if data_limit is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (data_limit, resource.RLIM_INFINITY))
+    _command(arguments, cwd, environment, outputs)
+
+
 def run_forked(arguments: list[str], cwd: str | os.PathLike | None, environment: dict[str, str], data_limit: int | None = None) -> subprocess.CompletedProcess:
     """`seg1a` with these arguments in a copy of the prepared process; `environment` is whole, `data_limit` the bytes that it may allocate.
 
@@ -64,7 +68,7 @@ def run_forked(arguments: list[str], cwd: str | os.PathLike | None, environment:
         outputs = [Path(folder) / name for name in ("stdout", "stderr", "used")]
         for path in outputs:
             path.touch()
-        process = _context().Process(target=_command, args=(arguments, cwd and str(cwd), environment, tuple(map(str, outputs)), data_limit))
+        process = _context().Process(target=_measured_command, args=(arguments, cwd and str(cwd), environment, tuple(map(str, outputs[:2])), str(outputs[2]), data_limit))
         process.start()
         process.join(TIMEOUT)
         if process.exitcode is None:

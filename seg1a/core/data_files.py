@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 
+from .faults import fault
+
 # %% ../../nbs/core/01b_data_files.ipynb #97c84c29
 def direct_io() -> bool:
     "True when large files go past the page cache: `$SEG1A_DIRECT_IO` is 1, and the system knows how."
@@ -77,6 +79,7 @@ class DataReader(io.RawIOBase):
         return self._place
 
     def readinto(self, buffer: bytearray | memoryview) -> int:
+        fault("read a block")
         view = memoryview(buffer).cast("B")
         if not self._direct:
             got = os.preadv(self._handle, [view], self._place)
@@ -229,6 +232,7 @@ class HashingFile(io.RawIOBase):
         self._block, self._held = take_block(), 0
 
     def _put(self, view: memoryview, place: int) -> None:
+        fault("write a block")
         self._digest.update(view)
         whole = self._direct and len(view) == BLOCK_BYTES
         if whole != self._past:

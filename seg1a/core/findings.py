@@ -10,11 +10,11 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 # %% ../../nbs/core/17_findings.ipynb #9f395905
 from .encoding import canonical_line, json_value
 from .errors import Seg1aError, code_table
+from .lock import Scratch
 
 # %% ../../nbs/core/17_findings.ipynb #f236ffbb
 @dataclass(frozen=True)
@@ -60,7 +60,9 @@ class _Listing:
 
     def add(self, finding: Finding) -> None:
         "Append a finding."
-        self._file = self._file or NamedTemporaryFile(prefix="seg1a-findings-")
+        if self._file is None:
+            self._scratch = Scratch("findings")  # gone when nobody holds this list any more
+            self._file = open(self._scratch.folder / "findings.jsonl", "w+b")
         self._file.write(canonical_line(json_value(vars(finding))))
         self._count += 1
 

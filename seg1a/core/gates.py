@@ -22,7 +22,7 @@ from .encoding import canonical_line
 from .errors import NotPassed, Seg1aError
 from .flags import (FLAG, Problem, build_index, build_sha256sums, directory_digest, file_bytes, file_digest, flag_text,
                               folder_digests, folder_files, index_difference, read_document, read_index, verify_flag, write_flag)
-from .run import STATE_FOLDERS, Run, staged
+from .run import STATE_FOLDERS, Run, flush, make_folder, staged
 from .tables import OutputRecord
 
 # %% ../../nbs/core/18_gates.ipynb #f26148bc
@@ -116,7 +116,9 @@ def require_flags(run: Run, before_state: int, code: str = "upstream_gate_closed
 # %% ../../nbs/core/18_gates.ipynb #62fec8ff
 def remove_root_flag(run: Run) -> None:
     "Take the PASS off the run as a whole; done before anything in the bundle changes."
-    (run.bundle_dir / FLAG).unlink(missing_ok=True)
+    if os.path.lexists(flag := run.bundle_dir / FLAG):
+        flag.unlink()
+        flush(run.bundle_dir)
 
 # %% ../../nbs/core/18_gates.ipynb #5ff9af36
 def _set_aside(run: Run, folder: Path) -> None:
@@ -125,8 +127,10 @@ def _set_aside(run: Run, folder: Path) -> None:
     while (run.root / "_quarantine" / f"{number:04d}").exists():
         number += 1
     place = run.root / "_quarantine" / f"{number:04d}" / run.relative(folder)
-    place.parent.mkdir(parents=True)
+    make_folder(place.parent)
     os.replace(folder, place)
+    flush(place.parent)
+    flush(folder.parent)
 
 
 Content = bytes | Path | Callable[[Path], None]  # of a file of a folder: its bytes, a file to copy, or what writes it at a place

@@ -22,6 +22,7 @@ from .data_files import DataReader, HashingFile
 from .encoding import read_json
 from .errors import Seg1aError
 from .event_rows import COUNTERS, LONGEST_ROW, stream_record, thread_buffer
+from .faults import fault
 from .float_text import u64
 from .kernels import kernel
 from .rows import CHUNK, RowBuffer, RowProgram, format_rows, row_program
@@ -199,6 +200,7 @@ def _grown(path: Path, kept: int) -> Iterator[Path]:
     "Yields `path` to write at behind its first `kept` bytes; flushes it, or after an exception cuts it back. `E_WRITE_FAIL` for an OSError."
     try:
         yield path
+        fault(f"grown {path.name}")
         flush(path)
     except BaseException as error:
         with suppress(OSError):

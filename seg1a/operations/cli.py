@@ -11,9 +11,11 @@ import importlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from .. import __version__
@@ -94,6 +96,7 @@ def _place_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `seg1a run` that say how and where; no sealed byte depends on them."""
     place = parser.add_argument_group("how and where (no sealed byte depends on these)")
     place.add_argument("--output-dir", type=Path, default=Path("runs/dev"), metavar="PATH", help="where run roots are made (default runs/dev)")
+    place.add_argument("--resume", type=Path, metavar="ROOT", help="go on with the run of this root after its last finished state; flags need not be repeated, and may not differ")
     place.add_argument("--workers", type=_positive, metavar="N", help="threads a state may use (default: the CPUs)")
     place.add_argument("--state-timeout", type=_positive, metavar="SECONDS", help="stop when a cell of a run notebook takes longer (default: never)")
     place.add_argument("--s4-validation-output", type=Path, metavar="PATH", help="working folder of S4's validator (default: in the run root)")
@@ -114,8 +117,8 @@ def _commands_to_import(command_line: list[str]) -> list[str]:
     return [first] if first in _LATER else list(_LATER)
 
 # %% ../../nbs/operations/03_cli.ipynb #64ef9016
-def build_parser(command_line: list[str]) -> argparse.ArgumentParser:
-    """The parser for a command line: whole, but for heavy commands that it does not name."""
+def build_parser(command_line: list[str], resuming: bool = False) -> argparse.ArgumentParser:
+    """The parser for a command line: whole, but for heavy commands that it does not name. `resuming`: the flags of `run` have no default but None."""
     parser = _Parser(prog="seg1a", description="A deterministic, governed engine that turns a sealed pack into a merchant-and-outlet universe, proves it, and replays it bit for bit.")
     parser.add_argument("--version", action="version", version=f"seg1a {__version__}")
     shared = argparse.ArgumentParser(add_help=False)
@@ -126,6 +129,8 @@ def build_parser(command_line: list[str]) -> argparse.ArgumentParser:
     run = commands.add_parser("run", parents=[shared], help="run S0 to S4 on a pack and seal the result", description="Run S0 to S4 on a pack and seal the result. The last line of stdout is PASS, WITHHELD or FAIL.")
     for add in (_input_flags, _run_flags, _place_flags):
         add(run)
+    if resuming:
+        run.set_defaults(**{action.dest: None for action in run._actions if action.dest not in ("help", "quiet", "json", "debug")})
     verify = commands.add_parser("verify", parents=[shared], help="check a run's seal: flag, indexes and every digest", description="Check a run's seal: flag, indexes and every digest; of a promoted run also its record. Exit status 0 for PASS, 1 for anything else.")
     verify.add_argument("root", help="run root, e.g. runs/dev/latest, or a promoted run: a folder, file:// or s3://")
     verify.add_argument("--require-signature", type=Path, metavar="KEY", help="public ed25519 key (PEM): a promoted run must also carry a verdict and an origin signed with it (extra sign)")
@@ -233,6 +238,22 @@ def _request(arguments: argparse.Namespace, pack: Path, command_line: list[str])
 # %% ../../nbs/operations/03_cli.ipynb #ad161e95
 def run_command(arguments: argparse.Namespace, command_line: list[str]) -> int:
     """`seg1a run`."""
+    from seg1a.operations.stops import stoppable
+
+    with stoppable():
+        summary, root = (_resumed if arguments.resume else _fresh_run)(arguments, command_line)
+    if arguments.result_json is not None:
+        from seg1a.core.encoding import pretty_json
+        from seg1a.core.run import atomic_bytes
+
+        atomic_bytes(arguments.result_json, pretty_json(summary), replace=True)
+    if arguments.json:
+        print(json.dumps(summary, sort_keys=True))
+    return _report(summary, root, command_line)
+
+
+def _fresh_run(arguments: argparse.Namespace, command_line: list[str]) -> tuple[dict, Path]:
+    """A run from its beginning: its summary, and its root below the output folder as it was given."""
     _check_run_arguments(arguments)
     progress = _stderr_progress(arguments.quiet)
     from seg1a.operations.zygote import PREPARATIONS, Zygote
@@ -246,22 +267,38 @@ def run_command(arguments: argparse.Namespace, command_line: list[str]) -> int:
     finally:
         if zygote is not None:
             zygote.close()
-    if arguments.result_json is not None:
-        from seg1a.core.encoding import pretty_json
-        from seg1a.core.run import atomic_bytes
+    return summary, arguments.output_dir / Path(summary["output_dir"]).relative_to(arguments.output_dir.absolute())
 
-        atomic_bytes(arguments.result_json, pretty_json(summary), replace=True)
-    if arguments.json:
-        print(json.dumps(summary, sort_keys=True))
+
+def _resumed(arguments: argparse.Namespace, command_line: list[str]) -> tuple[dict, Path]:
+    """A run that goes on in its root: its summary, and the root as it was given."""
+    from seg1a.operations.resume import resume_arguments
+    from seg1a.operations.zygote import PREPARATIONS, Zygote
+
+    given = build_parser(command_line, resuming=True).parse_args(command_line)
+    return resume_arguments(given, _stderr_progress(arguments.quiet), lambda: Zygote(PREPARATIONS))
+
+# %% ../../nbs/operations/03_cli.ipynb #adcc9d91
+def _report(summary: dict, root: Path, command_line: list[str]) -> int:
+    """Print the outcome of a run, and after an interruption the command that goes on; returns the exit status."""
     failure, status = summary["run"]["failure"], summary["gate"]["status"]
-    root = arguments.output_dir / Path(summary["output_dir"]).relative_to(arguments.output_dir.absolute())
     if failure is None:
         print(f"{status} {root}")
-    else:
-        message = " ".join(str(failure["detail"].get("message", "")).split())
-        print(f"seg1a: {failure['code']}: {message} (record: {root}/validation/failures)", file=sys.stderr)
-        print(f"FAIL {failure['code']} {message}")
+        return summary["run"]["exit_code"]
+    from seg1a.operations.stops import INTERRUPTIONS, resume_command
+
+    message = " ".join(str(failure["detail"].get("message", "")).split())
+    print(f"seg1a: {failure['code']}: {message} (record: {root}/validation/failures)", file=sys.stderr)
+    if failure["code"] in INTERRUPTIONS:
+        _say_how_to_go_on(resume_command(root, tuple(command_line), summary["run"]["started_utc_ns"]))
+    print(f"FAIL {failure['code']} {message}")
     return summary["run"]["exit_code"]
+
+
+def _say_how_to_go_on(command: str | None) -> None:
+    """The command that continues a run, on stderr."""
+    if command is not None:
+        print(f"seg1a: to go on: {command}", file=sys.stderr)
 
 # %% ../../nbs/operations/03_cli.ipynb #45fb8289
 def _verdict_on(place: str):
@@ -339,15 +376,37 @@ def main(command_line: list[str] | None = None) -> int:
         if arguments.command in _LATER:
             return getattr(importlib.import_module(_LATER[arguments.command]), f"{arguments.command}_command")(arguments)
         commands = {"run": lambda: run_command(arguments, command_line), "verify": lambda: verify_command(arguments), "pack": lambda: pack_command(arguments)}
-        return commands[arguments.command]()
-    except Seg1aError as error:
-        if debug:
-            raise
-        print(f"seg1a: {error.code}: {error.message}", file=sys.stderr)
-        if remedy := error.remedy:
-            print(f"seg1a: {remedy}", file=sys.stderr)
-        print(f"FAIL {error.code} {error.message}")
-        return 2 if isinstance(error, (UsageError, StagingError)) else error.exit_status
+        status = commands[arguments.command]()
+        sys.stdout.flush()  # here, where a full disk behind it still gets its code
+        return status
     except BrokenPipeError:  # the reader of our output went away: nothing to report to
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except KeyboardInterrupt as stop:
+        return _stopped(stop)
+    except Exception as error:
+        if debug:
+            raise
+        return _refused(error)
+
+
+def _refused(error: Exception) -> int:
+    """Print a refusal on one line, with its remedy; returns the exit status."""
+    from seg1a.operations.stops import refusal_of
+
+    refusal = refusal_of(error)
+    print(f"seg1a: {refusal.code}: {refusal.message}", file=sys.stderr)
+    if remedy := refusal.remedy:
+        print(f"seg1a: {remedy}", file=sys.stderr)
+    with suppress(OSError):
+        print(f"FAIL {refusal.code} {refusal.message}", flush=True)
+    return 2 if isinstance(refusal, (UsageError, StagingError)) else refusal.exit_status
+
+
+def _stopped(stop: KeyboardInterrupt) -> int:
+    """Say that a signal ended the command, and how to go on; returns 128 and the number of the signal."""
+    refusal = Seg1aError("E_STOPPED", f"stopped by {str(stop) or 'SIGINT'}")
+    print(f"seg1a: {refusal.code}: {refusal.message}", file=sys.stderr)
+    _say_how_to_go_on(getattr(stop, "resume", None))
+    print(f"FAIL {refusal.code} {refusal.message}")
+    return 128 + getattr(stop, "signum", signal.SIGINT)

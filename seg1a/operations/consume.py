@@ -8,7 +8,6 @@ __all__ = ['dataset_columns', 'duckdb_columns', 'polars_schema', 'SealedRun', 'o
 # %% ../../nbs/operations/09_consume.ipynb #3764ebb5
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from ..core.encoding import read_json
 from ..core.errors import NotPassed, Seg1aError
 from ..core.flags import read_index
 from ..core.gates import Verdict, verify_bundle
+from ..core.lock import Scratch
 from ..core.tables import read_parquet
 from .promoted import RECORD, verify_promoted
 from .store import FolderStore, Store, digest, download, in_parallel, is_remote, open_store
@@ -91,9 +91,9 @@ def polars_schema(dataset_id: str) -> dict[str, Any]:
 class _SealedFiles:
     "The data files of a run that passed, under the digests that its seal pins."
 
-    def __init__(self, store: Store, bundle_root: Path, verdict: Verdict, scratch: tempfile.TemporaryDirectory | Path):
+    def __init__(self, store: Store, bundle_root: Path, verdict: Verdict, scratch: Scratch | Path):
         self._store, self._verdict, self._scratch = store, verdict, scratch
-        self._folder = Path(scratch.name) if isinstance(scratch, tempfile.TemporaryDirectory) else Path(scratch)
+        self._folder = scratch.folder if isinstance(scratch, Scratch) else Path(scratch)
         self.uri, self.promoted = store.uri, getattr(verdict, "record", None) is not None
         self.identity: dict[str, Any] = read_json((bundle_root / "run_root.json").read_bytes(), "run_root.json")
         bundle = bundle_root / contracts().path("validation_bundle_1A", manifest_fingerprint=self.identity["manifest_fingerprint"])
@@ -172,8 +172,8 @@ class SealedRun(_SealedFiles):
 
     def close(self) -> None:
         "Remove copies that nobody asked to keep."
-        if isinstance(self._scratch, tempfile.TemporaryDirectory):
-            self._scratch.cleanup()
+        if isinstance(self._scratch, Scratch):
+            self._scratch.close()
 
     def dataset(self, dataset_id: str) -> pads.Dataset:
         "The files of a dataset as a pyarrow Dataset with the contract's types, to be scanned in pieces; errors of `paths`."
@@ -216,11 +216,11 @@ def open_run(place: str | os.PathLike, cache: str | os.PathLike | None = None) -
     `cache`: an existing or new folder for copies of remote files, kept (one folder a run); default: one that goes away with the run. Raises NotPassed
     (E_NOT_PROMOTED, E_GATE_MISMATCH) when there is nothing that passed, and E_STORE_* when the store refuses."""
     store = open_store(place)
-    scratch = tempfile.TemporaryDirectory(prefix="seg1a-read-") if cache is None else Path(cache)
+    scratch = Scratch("read") if cache is None else Path(cache)
     if not is_remote(place) and not (store.folder / RECORD).exists() and not store.folder.resolve().parent.name.startswith("seed="):
         verdict = _verified_root(store.folder)
         return SealedRun(store, store.folder, verdict, scratch)
-    folder = Path(scratch.name) if cache is None else scratch
+    folder = scratch.folder if cache is None else scratch
     verdict = verify_promoted(store, read_data=False, scratch=folder)
     _require(store, verdict)
     return SealedRun(store, folder if is_remote(place) else store.folder, verdict, scratch)

@@ -115,7 +115,7 @@ def start_kernel(zygote: Zygote, module: str, environment: dict[str, str]) -> St
     """Order a kernel over ipc that has imported `module` (e.g. "seg1a.states.s1_hurdle"); returns without waiting.
 
     `environment` is laid over this process's, KERNEL_ENVIRONMENT over both."""
-    folder = Path(tempfile.mkdtemp(prefix="seg1a-"))  # short: a socket path holds at most 107 bytes
+    folder = Path(tempfile.mkdtemp(prefix="k", dir=zygote.folder))  # short: a socket path holds at most 107 bytes
     manager = AsyncKernelManager(transport="ipc", connection_file=str(folder / "k.json"), ip=str(folder / "k"))
     manager.client_class, manager.client_factory = f"{__name__}.PromptClient", PromptClient
     source = {"provisioner_name": "seg1a-zygote", "config": {"zygote": zygote, "module": module}}

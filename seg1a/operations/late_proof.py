@@ -18,11 +18,12 @@ from ..core.encoding import canonical_line, pretty_json, read_json
 from ..core.errors import NotPassed, Seg1aError, UsageError
 from ..core.flags import FLAG, build_index, verify_flag, write_flag
 from ..core.gates import remove_root_flag, verify_bundle
+from ..core.lock import lock_run
 from ..core.run import Run, atomic_bytes, open_run, record_failure
 from ..core.shards import worker_count
 from ..core.tables import read_outputs
 from .alerts import alerts_document, run_alerts
-from .pipeline import STATE_TITLES, point_latest, state_function
+from .pipeline import STATE_TITLES, advance_latest, state_function
 from .seal import fold_s0, seal
 from .validate import find_pack, thread_count
 
@@ -128,19 +129,12 @@ def renew_summary(root: Path, gate: dict, failure: Seg1aError | None = None) -> 
     atomic_bytes(place, pretty_json(summary), replace=True)
 
 # %% ../../nbs/operations/05a_late_proof.ipynb #5ef1ab00
-def _start_of(root: Path) -> int:
-    """The start time of a run, ns since 1970; -1 when there is none."""
-    for stamp in root.glob("validation/parameter_hash=*/execution_stamp.json"):
-        return read_json(stamp.read_bytes(), stamp.name)["start_ns"]
-    return -1
-
-
 def _advance_latest(root: Path) -> None:
     """Point `latest` at the run, if it lies where runs lie and `latest` is none or older."""
     root, output = root.resolve(), root.resolve().parent.parent
     usual = root.name.startswith("run_id=") and root.parent.name.startswith("parameter_hash=")
-    if usual and _start_of(output / "latest") <= _start_of(root):
-        point_latest(output, root)
+    if usual:
+        advance_latest(output, root)
 
 # %% ../../nbs/operations/05a_late_proof.ipynb #b363b248
 def add_seal_parser(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
@@ -154,19 +148,23 @@ def add_seal_parser(commands: argparse._SubParsersAction, shared: argparse.Argum
 
 
 def seal_command(arguments: argparse.Namespace) -> int:
-    """`seg1a seal ROOT`: exit 0 for PASS. Raises the errors of `seal_late` after the summary says so, and E_ROOT_NOT_FOUND."""
+    """`seg1a seal ROOT`: exit 0 for PASS. Raises the errors of `seal_late` after the summary says so, E_ROOT_NOT_FOUND and E_RUN_LOCKED."""
     root = arguments.root
     if not (root / "run_root.json").exists():
         raise UsageError("E_ROOT_NOT_FOUND", f"{root} is no run root: it has no run_root.json")
     progress = (lambda line: None) if arguments.quiet else (lambda line: print(line, file=sys.stderr, flush=True))
     refusals = {"E_SEAL_STATE", "E_RUN_UNFINISHED", "E_VERIFY_FAILED"}
+    lock = lock_run(root)
     try:
         gate = seal_late(root, lambda: find_pack(root, arguments.pack), arguments.workers, progress)
     except Seg1aError as error:
         if error.code not in refusals and error.exit_status == 1:
             renew_summary(root, {"status": "FAIL", "reasons": [error.code], "bundle_path": None, "flag_sha256_hex": None}, error)
         raise
-    renew_summary(root, gate)
-    _advance_latest(root)
+    else:
+        renew_summary(root, gate)
+        _advance_latest(root)
+    finally:
+        lock.release()
     print(json.dumps(gate, sort_keys=True) if arguments.json else f"{gate['status']} {root}")
     return 0

@@ -8,13 +8,10 @@ __all__ = ['Beside', 'run_files', 'require_promotable', 'replay_digests', 'seale
 
 # %% ../../nbs/operations/08_promote.ipynb #5b593677
 import errno
-import fcntl
 import hashlib
 import json
 import os
-import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +20,11 @@ from pathlib import Path
 from ..core.contracts import contracts
 from ..core.encoding import canonical_line, read_json, utc_text
 from ..core.errors import NotPassed, Seg1aError
+from ..core.faults import fault
 from ..core.flags import FLAG, file_bytes, file_digest, folder_files
 from ..core.gates import Verdict, verify_bundle
+from ..core.lock import locked_folder
+from ..core.run import flush
 from ..core.tables import read_parquet
 from ..inputs.manifest import path_problem
 from .promoted import RECORD, RETENTION_LOG, Facts, parse_record, promoted_path, verify_promoted
@@ -174,6 +174,7 @@ def _create_all(store: Store, shipment: _Shipment, paths: list[str]) -> None:
     meter = Meter("promote", sum(shipment.facts[path][1] for path in paths if path in shipment.facts), shipment.progress)
 
     def one(path: str) -> None:
+        fault(f"promote {path}")
         store.create(path, shipment.source(path))
         meter(shipment.facts.get(path, ("", 0))[1])
     in_parallel(one, sorted(paths, key=lambda path: -shipment.facts.get(path, ("", 0))[1]))
@@ -210,64 +211,31 @@ def _fill(store: Store, shipment: _Shipment, identity: Mapping) -> Facts:
     _require_as_sent(store, shipment, data)
     attached = {path: digest(store, path) for path in shipment.beside}  # somebody else's, if he was first: signatures may carry a time
     for path in sorted(flags, key=lambda path: path == root_flag):
+        fault(f"promote {path}")
         store.create(path, shipment.source(path))
     _require_as_sent(store, shipment, flags)
     return attached
-
-# %% ../../nbs/operations/08_promote.ipynb #ffb2d01e
-def _locked(folder: Path) -> int | None:
-    "A handle that holds the lock on a folder; None when another process holds it, or the folder went away."
-    try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if folder.exists() and os.path.sameopenfile(handle, handle) and os.stat(folder).st_ino == os.fstat(handle).st_ino:
-            return handle
-    except OSError:  # held by another, or the folder was removed between the two looks
-        pass
-    os.close(handle)
-    return None
-
-# %% ../../nbs/operations/08_promote.ipynb #03aaa79d
-def _sweep(parent: Path) -> None:
-    "Remove what killed promoters left."
-    for left in parent.glob("_tmp.*"):
-        if (handle := _locked(left)) is not None:
-            shutil.rmtree(left, ignore_errors=True)
-            os.close(handle)
 
 # %% ../../nbs/operations/08_promote.ipynb #6ddeb13d
 @contextmanager
 def _sibling(final: Path) -> Iterator[Path]:
     "A folder of this process's own beside `final`; gone afterwards unless it was renamed. E_WRITE_FAIL."
-    handle = None
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(final.parent)
-        while handle is None:
-            place = final.parent / f"_tmp.{uuid.uuid4().hex}"
-            place.mkdir()
-            handle = _locked(place)  # None: somebody swept it away in between
-        yield place
-        shutil.rmtree(place, ignore_errors=True)
+        with locked_folder(final.parent) as place:
+            yield place
     except OSError as error:
         raise Seg1aError("E_WRITE_FAIL", f"{final} cannot be written: {error.strerror or error}", path=str(error.filename or final), errno=error.errno) from error
-    finally:
-        if handle is not None:
-            shutil.rmtree(place, ignore_errors=True)
-            os.close(handle)
 
 # %% ../../nbs/operations/08_promote.ipynb #c334953b
 def _rename(place: Path, final: Path) -> bool:
     "Flush the folders of a tree and give it its name; False when the name is taken."
     for folder in sorted({place, *(entry for entry in place.rglob("*") if entry.is_dir())}, reverse=True):
-        handle = os.open(folder, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
+        flush(folder)
+    fault("promote: filled")
     try:
         os.rename(place, final)
+        fault("promote: named")
+        flush(final.parent)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             return False

@@ -7,7 +7,6 @@ __all__ = ['RECORD', 'RETENTION_LOG', 'Facts', 'promoted_path', 'record_facts', 
            'PromotedVerdict', 'verify_promoted']
 
 # %% ../../nbs/operations/07a_promoted.ipynb #b879ed09
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from ..core.encoding import canonical_line, read_json
 from ..core.errors import NotPassed, Seg1aError
 from ..core.flags import FLAG, Problem, index_difference, read_document
 from ..core.gates import Verdict, verify_bundle
+from ..core.lock import Scratch
 from ..inputs.manifest import path_problem
 from .store import FolderStore, Meter, Store, digest, download, in_parallel, read
 
@@ -146,7 +146,7 @@ def verify_promoted(store: Store, read_data: bool = True, scratch: Path | None =
     `scratch`: folder for copies of a remote bundle (default: one that goes away); `place`: the name to hold against the run's identity, if not
     that of the store. What is wrong with the run is a problem of the verdict; what is wrong with the store (E_STORE_*) is raised."""
     with ExitStack() as stack:
-        scratch = scratch or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="seg1a-verify-")))
+        scratch = scratch or stack.enter_context(Scratch("verify"))
         try:
             record = read_record(store)
             listed = store.list()

@@ -8,7 +8,6 @@ __all__ = ['require_pack', 'require_code', 'replay_request', 'Difference', 'Repl
 # %% ../../nbs/operations/10_replay.ipynb #6a36e8f7
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from ..core.encoding import read_json
 from ..core.errors import Seg1aError, UsageError
 from ..core.flags import file_digest
 from ..core.lineage import code_digest, run_id
+from ..core.lock import Scratch
 from ..core.run import Options
 from ..core.shards import worker_count
 from ..core.tables import read_parquet
@@ -194,9 +194,9 @@ def _compare(store: Store, verdict: PromotedVerdict, root: Path, data_only: bool
         if path not in there:
             yield Difference(name, "the file is gone")
         elif file_digest(root / path) != facts[name]:
-            with tempfile.TemporaryDirectory(prefix="seg1a-replay-") as scratch:
-                download(store, name, Path(scratch) / "then", facts[name][1])
-                if difference := _compare_rows(name, Path(scratch) / "then", root / path, data_only):
+            with Scratch("replay") as scratch:
+                download(store, name, scratch / "then", facts[name][1])
+                if difference := _compare_rows(name, scratch / "then", root / path, data_only):
                     yield difference
     expired = {_here(path, record, now) for path in verdict.expired}
     for path in _compared(dict.fromkeys(there - expected.keys() - expired, ("", 0)), data_only):
@@ -211,7 +211,7 @@ def replay(place: str | os.PathLike, pack: str | os.PathLike, output_dir: str | 
     NotPassed, E_PACK_FOREIGN, E_PACK_*, E_REPLAY_CODE before anything is drawn; E_REPLAY_FAILED; E_STORE_*."""
     store = open_store(place)
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="seg1a-replay-")))
+        scratch = stack.enter_context(Scratch("replay"))
         verdict = verify_promoted(store, scratch=scratch / "bundle", progress=progress)
         verdict.require()
         stamp = _stamp(store, verdict.record)

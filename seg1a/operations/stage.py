@@ -7,14 +7,14 @@ __all__ = ['stage']
 
 # %% ../../nbs/operations/07_stage.ipynb #4b2a1c78
 import os
-import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..core.encoding import MAX_BYTES, canonical_line, json_value
 from ..core.errors import Seg1aError, StagingError
+from ..core.lock import locked_folder
 from ..core.run import atomic_bytes, staged
 from ..inputs.manifest import CHECKSUMS, MANIFEST, PackManifest, check_listing, read_manifest, verify_pack
 from .store import Meter, Store, download, in_parallel, open_store
@@ -37,21 +37,20 @@ def _leave_failure(dest: Path, error: StagingError) -> None:
 # %% ../../nbs/operations/07_stage.ipynb #307485bb
 @contextmanager
 def _new_folder(dest: Path) -> Iterator[Path]:
-    "`dest/_tmp.<uuid>`, gone afterwards unless it was renamed; a refusal leaves its record in `dest`."
-    temporary = dest / f"_tmp.{uuid.uuid4().hex}"
+    "A folder `dest/_tmp.…` of this process, gone afterwards unless it was renamed, with those that killed stagings left; a refusal leaves its record in `dest`."
+    made = False
     try:
-        try:
-            temporary.mkdir(parents=True)
-        except OSError as error:
-            raise StagingError("E_PACK_WRITE", f"{dest} cannot be written: {error.strerror}", path=str(dest), expected="a folder to write to", observed=error.strerror) from error
-        yield temporary
+        with locked_folder(dest) as temporary:
+            made = True
+            yield temporary
+    except OSError as error:
+        raise StagingError("E_PACK_WRITE", f"{dest} cannot be written: {error.strerror}", path=str(dest), expected="a folder to write to", observed=error.strerror) from error
     except Seg1aError as error:
         refusal = _staging_error(error)
-        if temporary.exists():
-            _leave_failure(dest, refusal)
+        if made:
+            with suppress(Seg1aError):  # a full disk must not hide the refusal
+                _leave_failure(dest, refusal)
         raise refusal from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 # %% ../../nbs/operations/07_stage.ipynb #56ea96f3
 def _fetch_index(store: Store, temporary: Path) -> tuple[PackManifest, dict[str, int]]:

@@ -23,6 +23,7 @@ from urllib.parse import unquote, urlsplit
 
 from ..core.encoding import MAX_BYTES
 from ..core.errors import Seg1aError, UsageError
+from ..core.run import flush, make_folder
 
 # %% ../../nbs/operations/06_store.ipynb #b32c50de
 BLOCK = 1 << 20  # bytes that are read or hashed at once
@@ -107,9 +108,10 @@ class FolderStore(_FolderReader):
             raise Seg1aError("E_STORE_CONFLICT", f"{path} was changed by somebody else", path=path)
         temporary = (self.folder / path).with_name(f"_tmp.{uuid.uuid4().hex}")
         with _folder_errors(path):
-            temporary.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(temporary.parent)
             _write(temporary, data)
             os.replace(temporary, self.folder / path)
+            flush(temporary.parent)
 
     def delete(self, path: str) -> None:
         "Remove a file. E_STORE_NOT_FOUND, E_STORE_DENIED, E_STORE_IO."

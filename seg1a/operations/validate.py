@@ -13,7 +13,6 @@ import importlib
 import json
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -24,6 +23,7 @@ from ..core.encoding import json_value, read_json
 from ..core.errors import Seg1aError, UsageError
 from ..core.findings import Finding, Report
 from ..core.flags import FLAG
+from ..core.lock import Scratch
 from ..core.run import Run, atomic_bytes, open_run
 from ..core.shards import map_shards, worker_count
 from .pipeline import STATE_TITLES
@@ -107,7 +107,7 @@ def validate_run(root: Path, pack: Path, states: Iterable[int] = range(5), worke
     Raises nothing for what it finds in the tree: a run that cannot be opened is the finding of the first state.
     """
     states = list(states)
-    with tempfile.TemporaryDirectory(prefix="seg1a-validate-") as scratch:
+    with Scratch("validate") as scratch:
         try:
             run = with_late_proofs(open_run(root, pack, workers or worker_count()))
         except Exception as error:  # a stamp of the wrong shape may break the opening anywhere

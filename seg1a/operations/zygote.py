@@ -19,13 +19,14 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from ..core.lock import Scratch
 
 # %% ../../nbs/operations/00a_zygote.ipynb #634fc3f7
 KERNEL_ENVIRONMENT = {"PYTHONHASHSEED": "0", "TZ": "UTC", "LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1", "COLUMNS": "120", "MPLBACKEND": "agg", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
@@ -265,13 +266,14 @@ class Zygote:
     """A zygote as the runner sees it. `preparations` are made in their order, beginning as soon as its interpreter stands; returns without waiting."""
 
     def __init__(self, preparations: Sequence[str] = ()):
-        self.folder = Path(tempfile.mkdtemp(prefix="seg1a-"))
+        self._scratch = Scratch("zygote")  # held by the zygote and its kernels too, so that it is known whether one still lives
+        self.folder = self._scratch.folder
         mine, theirs = socket.socketpair()
         self._wire, self._lock = _Wire(mine), threading.Lock()
         program = "import sys; from seg1a.operations.zygote import serve; serve(int(sys.argv[1]))"
         command = [sys.executable, "-P", "-c", program, str(theirs.fileno())]
         with theirs:
-            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, cwd=self.folder, env=kernel_environment({}, self.folder) | _NO_THREADS, start_new_session=True)
+            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno(), self._scratch.handle], stdin=subprocess.DEVNULL, cwd=self.folder, env=kernel_environment({}, self.folder) | _NO_THREADS, start_new_session=True)
         self.pid = self._process.pid
         self.prepare(preparations)
 
@@ -314,7 +316,7 @@ class Zygote:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._scratch.close()
 
 # %% ../../nbs/operations/00a_zygote.ipynb #2803d87a
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from ..core.findings import Report
 from ..core.gates import publish_state_bundle
 from ..core.lineage import FileDigest, code_digest, free_run_id, git_bytes, lock_digest, manifest_fingerprint, parameter_hash, run_id
 from ..core.numerics import attestation
-from ..core.run import Lineage, Options, Run, atomic_bytes, claim_run_root, record_failure, unsealed_lineage
+from ..core.run import Lineage, Options, Run, atomic_bytes, claim_run_root, record_failure, settle_root, unsealed_lineage
 from ..core.shards import Shard, map_shards, shard_ranges, worker_count
 from ..core.tables import OutputRecord, TableSink, publish_outputs, table_of
 from ..inputs.manifest import PackManifest, verify_pack
@@ -58,13 +58,15 @@ class FoundationsRequest:
     expect_manifest_fingerprint: str | None
     handoff: Path
     artefact_version: str | None = None
+    nursery: Path | None = None
+    root: Path | None = None
 
 
 def read_request(path: str | Path) -> FoundationsRequest:
     """The request of a JSON file. E_SEED_RANGE, E_GIT_BYTES for values outside their domain."""
     fields = read_json(Path(path).read_bytes(), Path(path).name)
     options = fields.pop("options")
-    places = {name: Path(fields[name]) for name in ("output_dir", "pack", "handoff")}
+    places = {name: Path(fields[name]) for name in ("output_dir", "pack", "handoff", "nursery", "root") if fields.get(name) is not None}
     expected = {name: fields[name] and fields[name].lower() for name in ("expect_parameter_hash", "expect_manifest_fingerprint")}
     request = FoundationsRequest(**fields | places | expected, options=Options(**options | {"validate": tuple(options["validate"])}))
     if type(request.seed) is not int or not 0 <= request.seed < 1 << 64:
@@ -173,18 +175,20 @@ def _root(request: FoundationsRequest, hashed: str, name: str) -> Path:
 
 
 def claim(request: FoundationsRequest, seal: Seal) -> Run:
-    """Make the run root and write the hand-off. E_RUNID_COLLISION_EXHAUSTED, E_WRITE_FAIL."""
+    """Make the run root, or take that of the request, and write the hand-off. E_RUNID_COLLISION_EXHAUSTED, E_RUN_ROOT_CONFLICT, E_WRITE_FAIL."""
+    nursery = request.nursery or request.output_dir / f"_tmp.{uuid.uuid4().hex}"
+
     def taken(name: str) -> bool:
         root = _root(request, seal.parameter_hash, name)
-        try:
-            root.mkdir(parents=True)
-            return False
-        except FileExistsError:
-            return True
-        except OSError as error:
-            raise Seg1aError("E_WRITE_FAIL", f"the run root cannot be made: {error.strerror}", path=str(root), errno=error.errno) from error
+        if request.root is not None:
+            return root.name != request.root.name
+        return not settle_root(nursery, root, Lineage(request.seed, seal.parameter_hash, seal.manifest_fingerprint, name, request.start_time_ns))
 
-    name, start = free_run_id(seal.manifest_fingerprint, request.seed, request.start_time_ns, taken)
+    try:
+        name, start = free_run_id(seal.manifest_fingerprint, request.seed, request.start_time_ns, taken)
+    finally:
+        if request.nursery is None:
+            shutil.rmtree(nursery, ignore_errors=True)
     lineage = Lineage(request.seed, seal.parameter_hash, seal.manifest_fingerprint, name, start)
     root = _root(request, seal.parameter_hash, name)
     claim_run_root(root, lineage)
@@ -378,6 +382,8 @@ def _record(asked: FoundationsRequest, seal: Seal | None, run: Run | None, error
     """Write the failure record, and the hand-off when no root was claimed; unknown hashes are zeros (S0 §3.2.8)."""
     if run is not None:
         root, lineage = run.root, run.lineage
+    elif asked.root is not None:
+        root, lineage = asked.root, Lineage(**read_json((asked.root / "run_root.json").read_bytes(), "run_root.json"), start_time_ns=asked.start_time_ns)
     else:
         lineage = unsealed_lineage(asked.seed, asked.start_time_ns)
         if seal is not None:

@@ -16,7 +16,7 @@ from ..core.errors import Seg1aError
 from ..core.event_rows import event_parts, part_path
 from ..core.events import StateLogs
 from ..core.findings import Report
-from ..core.run import Run, record_failure, staged
+from ..core.run import Run, flush, make_folder, record_failure, staged
 from ..core.shards import Shard, map_shards
 from ..core.tables import MerchantAbort, OutputRecord, publish_outputs, read_outputs, write_aborts
 from .evidence import lineage_record, publish_evidence, publish_summary
@@ -68,8 +68,10 @@ def _set_parts_aside(run: Run) -> None:
     try:
         for path in parts:
             place = run.root / "_quarantine" / f"{number:04d}" / run.relative(path)
-            place.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(place.parent)
             os.replace(path, place)
+        for folder in {path.parent for path in parts}:
+            flush(folder)
     except OSError as error:
         message = f"{path.name} of an earlier attempt cannot be set aside: {error.strerror}"
         raise Seg1aError("ERR_S4_PARTIAL_RESUME", message, file=run.relative(path)) from error
