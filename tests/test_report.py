@@ -301,6 +301,16 @@ def test_the_refusals_of_the_command(passed_run, seg1a, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
 
 
+def test_a_promoted_run(passed_run, seg1a, tmp_path):
+    place = last_line(seg1a("promote", passed_run, tmp_path / "kept", "--quiet")).removeprefix("PROMOTED ")
+    done = seg1a("report", place)
+    assert done.returncode == 2 and done.stdout.startswith("FAIL E_REPORT_PLACE") and [path.name for path in Path(place).parent.iterdir()] == [Path(place).name]
+    assert seg1a("report", place, "-o", tmp_path / "x.html").stdout.endswith(": PASS\n") and seg1a("verify", place).returncode == 0
+    with open(next(Path(place).glob("parameter_scoped/*/s3_eligibility.parquet")), "ab") as file:
+        file.write(b"\n")
+    assert "E_VERIFY_FAILED" in top(report(Path(place)))
+
+
 @pytest.fixture(scope="module")
 def pages(full_run, withheld_run, tmp_path_factory) -> dict[str, Path]:
     """Reports as files: of a run that passed, of one that was withheld, of a hostile one."""

@@ -129,8 +129,10 @@ def report_page(root: Path, facts: Mapping | None = None) -> bytes:
 
 # %% ../../nbs/operations/16g_report.ipynb #f416db9a
 def default_place(root: Path) -> Path:
-    """`report-<run id>.html` in the folder that holds the run root, links resolved; named after the folder when the run has no id."""
+    """`report-<run id>.html` in the folder that holds the run root, links resolved; named after the folder when the run has no id. UsageError E_REPORT_PLACE for a promoted run."""
     place = root.resolve()
+    if place.parent.name.startswith("seed="):
+        raise UsageError("E_REPORT_PLACE", f"{root} is a promoted run, and nothing may lie beside it: name a file for the report", path=str(root))
     return place.parent / f"report-{str(read_tree(root).identity.get('run_id', '')) or place.name}.html"
 
 # %% ../../nbs/operations/16g_report.ipynb #263e7234
