@@ -264,7 +264,7 @@ def test_no_damage_ends_in_a_traceback(withheld_run, tmp_path):
     root = copied(withheld_run, tmp_path)
     documents = {path: json.loads(path.read_bytes()) for path in sorted(root.rglob("*.json"))}
     assert len(documents) > 20
-    for seed in range(12):
+    for seed in range(8):
         chance = random.Random(seed)
         for path, content in documents.items():
             keep = path.name == "run_root.json" and seed % 5  # else all other documents would be out of reach
@@ -299,6 +299,16 @@ def test_the_refusals_of_the_command(passed_run, seg1a, tmp_path):
         assert (done.returncode, done.stdout.split()[:2]) == (status, ["FAIL", code]) and "Traceback" not in done.stderr, words
     assert seg1a("report", tmp_path).stdout.startswith("FAIL E_ROOT_NOT_FOUND") and seg1a("verify", passed_run).returncode == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def test_a_promoted_run(passed_run, seg1a, tmp_path):
+    place = last_line(seg1a("promote", passed_run, tmp_path / "kept", "--quiet")).removeprefix("PROMOTED ")
+    done = seg1a("report", place)
+    assert done.returncode == 2 and done.stdout.startswith("FAIL E_REPORT_PLACE") and [path.name for path in Path(place).parent.iterdir()] == [Path(place).name]
+    assert seg1a("report", place, "-o", tmp_path / "x.html").stdout.endswith(": PASS\n") and seg1a("verify", place).returncode == 0
+    with open(next(Path(place).glob("parameter_scoped/*/s3_eligibility.parquet")), "ab") as file:
+        file.write(b"\n")
+    assert "E_VERIFY_FAILED" in top(report(Path(place)))
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ def add_report_parser(commands, shared: argparse.ArgumentParser) -> None:
     when the report was made. Last line of stdout: REPORTED <file>: <verdict>."""
     parser = commands.add_parser("report", parents=[shared], help="make one HTML file about a run, to read and to sign", description=text)
     parser.add_argument("root", type=Path, help="run root, e.g. runs/dev/latest, or a promoted run in a folder")
-    parser.add_argument("-o", "--output", metavar="FILE", help="where the report goes, - for stdout (default: report-<run id>.html beside the run root)")
+    parser.add_argument("-o", "--output", metavar="FILE", help="where the report goes, - for stdout (default: report-<run id>.html beside the run root; a promoted run has no default)")
 
 # %% ../../nbs/operations/03c_cli_report.ipynb #c5aac008
 def _check_arguments(arguments: argparse.Namespace) -> None:
@@ -37,13 +37,14 @@ def report_command(arguments: argparse.Namespace) -> int:
     _check_arguments(arguments)
     from seg1a.operations.report import default_place, report_page, run_facts, write_report
 
+    place = Path(arguments.output) if arguments.output else default_place(arguments.root)  # refused before anything is read
     facts = run_facts(arguments.root)
     page = report_page(arguments.root, facts)
     if arguments.output == "-":
         sys.stdout.buffer.write(page)
         sys.stdout.buffer.flush()
         return 0
-    place = write_report(arguments.root, page, Path(arguments.output) if arguments.output else default_place(arguments.root))
+    write_report(arguments.root, page, place)
     if arguments.json:
         print(json.dumps(facts, sort_keys=True))
     print(f"REPORTED {place}: {' '.join(filter(None, (facts['gate']['status'], facts['gate']['code'])))}")
