@@ -16,7 +16,7 @@ settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
 
 # Long files first, so that no worker is left alone with one at the end.
-LONGEST = ("test_container.py", "test_same_bytes.py", "test_end_to_end.py", "test_tamper_sweep.py", "test_s4_resume.py", "test_zygote.py", "test_replay.py", "test_validate_command.py")
+LONGEST = ("test_docs.py", "test_container.py", "test_same_bytes.py", "test_end_to_end.py", "test_tamper_sweep.py", "test_s4_resume.py", "test_zygote.py", "test_replay.py", "test_validate_command.py")
 
 
 def pytest_collection_modifyitems(items):

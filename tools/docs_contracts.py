@@ -98,6 +98,18 @@ def places(contracts, codes: Mapping) -> dict[str, str]:
     return homes | {code: f"contracts/codes.html#{code}" for code in codes}
 
 
+def gaps(contracts, told: Mapping) -> tuple[set, set]:
+    """What `docs_columns.yaml` does not explain but the contracts have, and what it explains though nothing has it."""
+    wanted = {("datasets", name) for name in contracts.datasets()}
+    wanted |= {("documents", name) for record in contracts.datasets().values() for name, ref in record.contents.items() if ref is None}
+    for schema, ref, users in documents(contracts):
+        wanted |= {("documents", schema)} if any("/" in user for user in users) else set()
+        own = told["only"].get(schema, {})
+        wanted |= {("only", schema, name) if name in own else ("columns", name) for name in columns(contracts.schema(ref))}
+    there = {(block, name) for block in ("datasets", "documents", "columns") for name in told[block]} | {("only", schema, name) for schema, names in told["only"].items() for name in names}
+    return wanted - there, there - wanted
+
+
 class ContractPages:
     """The pages that are made from contracts, codes and alert rules."""
 
@@ -105,8 +117,11 @@ class ContractPages:
         self.contracts, self.told, self._names = contracts, meanings(), names
 
     def meaning(self, schema: str, name: str) -> str:
-        """What a column means; KeyError when nobody has said."""
-        return self.told["only"].get(schema, {}).get(name) or self.told["columns"][name]
+        """What a column means; LookupError when nobody has said."""
+        found = self.told["only"].get(schema, {}).get(name) or self.told["columns"].get(name)
+        if found is None:
+            raise LookupError(f"{COLUMNS.name} does not say what {name} of {schema} means")
+        return found
 
     def _column_table(self, schema: str, ref: str, markdown: Markdown) -> str:
         """The columns of one schema."""
@@ -136,7 +151,7 @@ class ContractPages:
         markdown = Markdown(page, self._names)
         parts = []
         for record in filter(chosen, self.contracts.datasets().values()):
-            parts.append(markdown.heading(2, record.id) + markdown.html(self.told["datasets"][record.id]) + self._facts(record, page))
+            parts.append(markdown.heading(2, record.id, record.id) + markdown.html(self.told["datasets"][record.id]) + self._facts(record, page))
             if record.format != "folder" and record.schema_ref:
                 parts.append(self._column_table(record.schema_ref.rsplit("/", 1)[1], record.schema_ref, markdown))
             elif record.contents:
@@ -161,10 +176,7 @@ class ContractPages:
         for schema, ref, users in documents(self.contracts):
             if any("/" in user for user in users):
                 files = ", ".join(f"<code>{escape(user)}</code>" for user in users if "/" in user)
-                page.headings.append((2, schema, schema))
-                page.indexed.append((schema, schema, ""))
-                parts.append(f'<h2 id="{schema}">{schema}<a class="anchor" href="#{schema}" aria-label="link to this section">#</a></h2>'
-                             + markdown.html(self.told["documents"][schema]) + f'<p class="origin">{files}</p>' + self._column_table(schema, ref, markdown))
+                parts.append(markdown.heading(2, schema, schema) + markdown.html(self.told["documents"][schema]) + f'<p class="origin">{files}</p>' + self._column_table(schema, ref, markdown))
         page.body = "".join(parts)
         return page
 

@@ -98,7 +98,7 @@ def _run(path: str, target: str, log: str) -> None:
     try:
         shell.run_all(notebook, exc_stop=True)
     except BaseException:
-        print(shell.prettytb(fname=path))
+        print(shell.prettytb(fname=path), flush=True)
         os._exit(1)
     Path(target).write_text(json.dumps(nb2dict(dict2nb(notebook)), ensure_ascii=False, default=str), "utf-8")
 
@@ -114,7 +114,7 @@ def _executed(path: Path, target: Path) -> dict:
         process.kill()
         process.join()
     if process.exitcode != 0 or not unfinished.exists():
-        raise NotebookFailed(f"{path}: {log.read_text('utf-8', 'replace')[-4000:] if log.exists() else 'no output'}")
+        raise NotebookFailed(f"{path} (status {process.exitcode}): {log.read_text('utf-8', 'replace')[-4000:] if log.exists() else 'no output'}")
     log.unlink()
     unfinished.replace(target)
     return json.loads(target.read_bytes())

@@ -72,6 +72,7 @@ def code_block(text: str, language: str = "python", kind: str = "code") -> str:
 def math_html(text: str, options: dict) -> str:
     """A formula as MathML."""
     shown = convert(text.strip(), display="block" if options.get("display_mode") else "inline")
+    shown = re.sub(r'(<mo stretchy="false">(?:&#x00028;|&#x0005B;|\(|\[)</mo>)<mo>', r'\1<mo form="prefix">', shown)  # a sign, no subtraction
     return re.sub(r"(<mi>(?:ln|log|exp|cos|sin|artanh|arctan|max|min)</mi>)(?=<m[in])", r'\1<mspace width="0.17em"/>', shown)
 
 
@@ -110,9 +111,9 @@ class Markdown:
         self._used.add(found)
         return found
 
-    def heading(self, level: int, text: str) -> str:
-        """A heading in plain text, with its anchor, noted for the contents of the page."""
-        anchor = self.anchor(text)
+    def heading(self, level: int, text: str, anchor: str | None = None) -> str:
+        """A heading in plain text, noted for the contents of the page; its anchor is made of the text unless it is given."""
+        anchor = self.anchor(text) if anchor is None else self.anchor_of(anchor)
         self.page.headings.append((level, anchor, text))
         self.page.indexed.append((anchor, text, ""))
         return f'<h{level} id="{anchor}">{escape(text)}<a class="anchor" href="#{anchor}" aria-label="link to this section">#</a></h{level}>\n'
@@ -198,7 +199,7 @@ class Frame:
 
     def _head(self, page: Page) -> str:
         links = "".join(f'<a href="{relative(path, page.path)}"{" aria-current=true" if name == page.section else ""}>{escape(name)}</a>' for name, path in self.sections.items())
-        return f"""<header class="top"><button class="menu" type="button" aria-label="contents" aria-expanded="false" aria-controls="side">☰</button>
+        return f"""<header class="top"><button class="menu" type="button" aria-label="contents" aria-expanded="false" aria-controls="the-list">☰</button>
 <a class="brand" href="{relative('index.html', page.path)}">seg1a</a><nav aria-label="sections">{links}</nav>
 <div class="search" role="search"><input type="search" placeholder="Search" aria-label="search the documentation" autocomplete="off" spellcheck="false"><kbd>/</kbd>
 <div class="found" hidden></div></div><button class="theme" type="button" aria-label="light or dark">◐</button></header>"""
@@ -239,10 +240,10 @@ class Frame:
 <title>{escape(page.title)} · seg1a</title><meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">
 <script>{THEME}</script>
 <link rel="stylesheet" href="{base}static/site.css"></head>
-<body class="{'home' if page.path == 'index.html' else 'wide' if page.wide else ''}"><a class="skip" href="#main">to the text</a>
+<body class="{'home' if page.path == 'index.html' else 'wide' if page.wide else ''}"><a class="skip" href="#the-text">to the text</a>
 {self._head(page)}
-<div class="layout"><nav class="side" id="side" aria-label="pages">{self._side(page)}</nav>
-<main id="main">{title}
+<div class="layout"><nav class="side" id="the-list" aria-label="pages">{self._side(page)}</nav>
+<main id="the-text">{title}
 {page.body}
 {self._neighbours(page)}
 <footer>{self.footer}</footer></main>

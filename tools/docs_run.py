@@ -7,18 +7,20 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
-
 
 from docs_html import Markdown, Page, code_block, escape, table_html
 from docs_notebooks import Figures, notebook_page
 
 MERCHANTS = 2000
+REPORT = "report.html"
 COMMANDS = (
     ["pack", "build", "pack", "--merchants", str(MERCHANTS), "--pack-version", "sample"],
     ["run", "--pack", "pack", "--output-dir", "runs", "--seed", "7", "--start-time-ns", "1767225600000000000", "--git-commit", "0" * 40, "--s3-priors", "--s3-integerisation", "--s3-sequencing"],
     ["verify", "runs/latest"],
     ["alerts", "runs/latest"],
+    *([["report", "runs/latest", "-o", REPORT]] if find_spec("seg1a.operations.cli_report") else []),
 )
 SUBTITLE = f"{MERCHANTS:,} merchants, all lanes of S3: what `seg1a run` leaves behind"
 
@@ -74,6 +76,8 @@ def _index(folder: Path, names) -> Page:
         shown = "seg1a " + " ".join(command)
         lines = [line if len(line) < 100 else line[:97] + "…" for line in printed.rstrip("\n").split("\n")]
         parts.append(markdown.html("```console\n$ " + shown.replace(" --start", " \\\n      --start").replace(" --s3-priors", " \\\n      --s3-priors") + "\n" + "\n".join(lines[-12:]) + "\n```\n"))
+    if (folder / REPORT).exists():
+        parts.append(markdown.html(f"The last command made [the report]({REPORT}), one file to read and to sign.\n"))
     root = (folder / "runs" / "latest").resolve()
     summary = json.loads((root / "run_summary.json").read_text("utf-8"))
     parts.append(markdown.html("## What each state found\n\nExecuted notebooks: [S0](s0.html), [S1](s1.html), [S2](s2.html), [S3](s3.html), [S4](s4.html). In the bundle they lie under `notebooks/` and are sealed like everything else.\n"))
@@ -96,6 +100,8 @@ def run_pages(root: Path, folder: Path | None, figures: Figures, names) -> list[
         index = Page("run/index.html", "A sample run", "A run", subtitle="Not part of this build", label="Overview", body="<p>This build made no run; the notebooks stand here without outputs.</p>")
         notebooks = root / "nbs" / "runs"
     else:
+        if (folder / REPORT).exists():
+            figures.files[f"run/{REPORT}"] = (folder / REPORT).read_bytes()
         index, notebooks = _index(folder, names), next((folder / "runs" / "latest" / "validation_bundle").glob("*/notebooks"))
     pages = [index]
     for path in sorted(notebooks.glob("s*.ipynb")):
