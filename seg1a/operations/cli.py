@@ -43,6 +43,13 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _place(text: str) -> str:
+    """A place, which is some text: nothing at all would quietly mean the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a place, got an empty text")
+    return text
+
+
 def _named_path(text: str) -> tuple[str, Path]:
     """NAME=PATH."""
     name, equals, path = text.partition("=")
@@ -83,7 +90,7 @@ _TABLE_FLAGS = {
 def _input_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `seg1a run` that name inputs."""
     inputs = parser.add_argument_group("inputs (the pack holds them all; each of the others replaces or adds one file)")
-    inputs.add_argument("--pack", metavar="PLACE", help="artefact pack: a folder, or file:// or s3://bucket/prefix, which is staged into OUTPUT/packs first (default: the dev pack of 10 000 merchants, built from the checkout into a cache)")
+    inputs.add_argument("--pack", type=_place, metavar="PLACE", help="artefact pack: a folder, or file:// or s3://bucket/prefix, which is staged into OUTPUT/packs first (default: the dev pack of 10 000 merchants, built from the checkout into a cache)")
     for flag, name in _TABLE_FLAGS.items():
         inputs.add_argument("--" + flag.replace("_", "-"), type=Path, metavar="PATH", help=f"use this file as {name}")
     inputs.add_argument("--param", type=_named_path, action="append", default=[], metavar="NAME=PATH", help="use PATH as the governed parameter file NAME; repeatable")
@@ -93,7 +100,7 @@ def _input_flags(parser: argparse.ArgumentParser) -> None:
 def _place_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `seg1a run` that say how and where; no sealed byte depends on them."""
     place = parser.add_argument_group("how and where (no sealed byte depends on these)")
-    place.add_argument("--output-dir", type=Path, default=Path("runs/dev"), metavar="PATH", help="where run roots are made (default runs/dev)")
+    place.add_argument("--output-dir", type=lambda text: Path(_place(text)), default=Path("runs/dev"), metavar="PATH", help="where run roots are made (default runs/dev)")
     place.add_argument("--workers", type=_positive, metavar="N", help="threads a state may use (default: the CPUs)")
     place.add_argument("--state-timeout", type=_positive, metavar="SECONDS", help="stop when a cell of a run notebook takes longer (default: never)")
     place.add_argument("--s4-validation-output", type=Path, metavar="PATH", help="working folder of S4's validator (default: in the run root)")
@@ -173,8 +180,20 @@ def _check_run_arguments(arguments: argparse.Namespace) -> None:
     for path in [getattr(arguments, flag) for flag in _TABLE_FLAGS] + [path for _, path in arguments.param]:
         if path is not None and not path.is_file():
             raise UsageError("E_USAGE", f"{path} is not a file")
-    if arguments.output_dir.exists() and not arguments.output_dir.is_dir():
-        raise UsageError("E_USAGE", f"--output-dir {arguments.output_dir} is not a folder")
+    _check_folder("--output-dir", arguments.output_dir)
+    if arguments.result_json is not None:
+        _check_folder("--result-json", arguments.result_json.parent)
+        if arguments.result_json.is_dir():
+            raise UsageError("E_USAGE", f"--result-json {arguments.result_json} is a folder, not a file")
+
+
+def _check_folder(flag: str, folder: Path) -> None:
+    """E_USAGE unless the folder is one that may be written to, or could be made: better now than when a run has ended."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise UsageError("E_USAGE", f"{flag}: {folder}: {there} is not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError("E_USAGE", f"{flag}: {folder}: nothing may be written to {there}")
 
 # %% ../../nbs/operations/03_cli.ipynb #495011f3
 def _stderr_progress(quiet: bool):
