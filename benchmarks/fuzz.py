@@ -23,7 +23,7 @@ def measure(arguments: argparse.Namespace) -> dict:
     from test_reader_fuzz import event_rows
 
     tallies = []
-    for target in [event_rows(), *targets()]:
+    for target in [*targets(), event_rows()]:
         if arguments.target in target.name:
             tallies.append(fuzzed(target, arguments.seed, max(int(arguments.executions * share(target.name)), 1)))
             say(str(tallies[-1]))

@@ -7,6 +7,7 @@ Python's own expressions for predicates, JSON-Schemas for documents. What the co
 import json
 import re
 import tempfile
+import warnings
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -232,7 +233,9 @@ def _code(text: str):
             return str(int(number or name))
         return {"true": "True", "false": "False", "N": "n_outlets"}.get(name, name)
 
-    return compile(" ".join(_WORD.sub(word, text).split()), "predicate", "eval")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # `"0742"or` becomes `742or`
+        return compile(" ".join(_WORD.sub(word, text).split()), "predicate", "eval")
 
 
 def _by_python(text: str, context: dict) -> bool:
