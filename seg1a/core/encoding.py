@@ -313,6 +313,8 @@ def _parsed(text: str, name: str, code: str) -> object:
         _build(builder, text)
     except MarkedYAMLError as error:
         raise _problem(name, code, error.problem_mark or error.context_mark, error.problem or error.context, _path(builder.stack)) from error
+    except AssertionError as error:  # the library's answer to `%YAML 1.0` and `%YAML 2.0`
+        raise _problem(name, code, None, f"directives other than %YAML 1.2 are refused ({error})") from error
     except YAMLError as error:
         position = getattr(error, "position", None)
         mark = None if position is None else _Place(text, position)

@@ -113,7 +113,8 @@ def _check_fields(entry: object, rules: dict, where: str) -> None:
     "The mapping has exactly the keys of the rules, and every value fits."
     if not isinstance(entry, dict) or set(entry) != set(rules):
         observed = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
-        raise _refusal("E_PACK_MANIFEST", f"{where} does not have exactly the keys of the format", MANIFEST, sorted(rules), observed)
+        odd = ", ".join(sorted(set(entry) ^ set(rules))) if isinstance(entry, dict) else f"it is a {observed}"
+        raise _refusal("E_PACK_MANIFEST", f"{where} does not have exactly the keys of the format: {odd}", MANIFEST, sorted(rules), observed)
     for key, rule in rules.items():
         if not _fits(entry[key], rule):
             expected = rule if isinstance(rule, (str, tuple)) else rule.__name__

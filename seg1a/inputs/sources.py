@@ -140,11 +140,15 @@ def _kind(type_: pa.DataType) -> str:
 def _parquet_batches(path: Path, schema: pa.Schema, batch_rows: int) -> Iterator[pa.RecordBatch]:
     "Typed batches of a Parquet file."
     try:
-        file = pq.ParquetFile(path)
-    except (OSError, pa.ArrowInvalid) as error:
+        yield from _parquet_rows(path, schema, batch_rows)
+    except (OSError, pa.ArrowException) as error:  # at the footer, or at any page on the way
         raise StagingError("E_PACK_TABLE", f"{path.name}: {error}", path=str(path), row=None, column=None, expected="Parquet",
                            observed=str(error)) from error
-    with file:
+
+
+def _parquet_rows(path: Path, schema: pa.Schema, batch_rows: int) -> Iterator[pa.RecordBatch]:
+    "The batches of a Parquet file that is whole; errors of the library as they come."
+    with pq.ParquetFile(path) as file:
         names = file.schema_arrow.names
         _check_columns(path, names, schema)
         rows = 0

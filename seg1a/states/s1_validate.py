@@ -39,7 +39,7 @@ GROUPS = {
     "cardinality": ("one row a merchant of the universe", {"duplicate_hurdle_record", "cardinality_mismatch"}),
     "probability": ("pi has the bits of the model", {"hurdle_pi_mismatch", "hurdle_nonfinite_eta", "hurdle_nonfinite_or_oob_pi"}),
     "budget": ("blocks and draws as the branch demands", {"rng_budget_violation"}),
-    "branch": ("deterministic and u follow from pi", {"deterministic_branch_inconsistent", "u_out_of_range"}),
+    "branch": ("deterministic and u follow from pi", {"deterministic_branch_inconsistent"}),
     "replay": ("counters, uniforms and decisions again", {"rng_counter_mismatch", "hurdle_replay_mismatch"}),
 }
 

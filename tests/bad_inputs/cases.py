@@ -46,7 +46,7 @@ class Case:
     arguments: tuple[str, ...] | None = None
     environment: dict[str, str] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)  # below {tmp}
-    after: str = "S0"  # the last state that may have left something
+    evidence: bool = True  # False where no place is left for a record
 
 
 def good(defect: str, overlay: Overlay | None = None, **more) -> Case:

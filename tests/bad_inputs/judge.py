@@ -116,11 +116,10 @@ def _left(outcome: Outcome) -> list[str]:
     if case.code == PASS:
         return []
     files = [path for path in out.rglob("*") if path.is_symlink() or not path.is_dir()]
-    if case.exit == 2 or case.arguments is not None:
+    if case.exit == 2 or case.arguments is not None or not case.evidence:
         return [f"left: {files[0]}"] if files else []
     names = {path.relative_to(out).as_posix().partition("/run_id=")[2].partition("/")[2]: path for path in files}
-    found = [f"left: {name or path}" for name, path in names.items() if case.after == "S0" and not EVIDENCE.fullmatch(name)]
-    found += [f"left: {name}" for name in names if "_tmp" in name or re.fullmatch(r"validation_bundle/[^/]+/_passed\.flag", name)]
+    found = [f"left: {name or path}" for name, path in names.items() if not EVIDENCE.fullmatch(name)]
     return found[:3] + _record_problems(case, names)
 
 
