@@ -21,7 +21,7 @@ from .event_checks import check_rows_against_schema, require_audit, validate_eve
 from .event_rows import (COUNTERS, audit_row, event_chunks, event_parts, event_program, foreign_files, line_blocks, part_path,
                                    read_event_part, stream_record, write_event_part, write_part_to)
 from .lineage import digest_file
-from .run import Run, flush, publish_files
+from .run import Run, flush, make_folder, publish_files
 from .tables import OutputRecord
 from .trace import (TraceAppender, TraceColumns, add_totals, format_trace, shard_totals, trace_chunks, trace_columns, trace_keys,
                               trace_offset, trace_program, zero_totals)
@@ -50,7 +50,7 @@ class StateLogs:
         with ExitStack() as stack:
             stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
             try:
-                self._folder.mkdir(parents=True)
+                make_folder(self._folder)
             except OSError as error:
                 raise Seg1aError("E_WRITE_FAIL", f"nothing can be staged: {error.strerror}", path=self._folder.name, errno=error.errno) from error
             stack.enter_context(self._trace)

@@ -142,7 +142,7 @@ def _content_digest(run: Run, state: int, content: Content) -> str:
         return hashlib.sha256(content).hexdigest()
     if not callable(content):
         return file_digest(Path(content))[0]
-    run.work_dir(state).mkdir(parents=True, exist_ok=True)
+    make_folder(run.work_dir(state))
     with tempfile.TemporaryDirectory(prefix="_tmp.", dir=run.work_dir(state)) as place:
         content(Path(place) / "content")
         return file_digest(Path(place) / "content")[0]

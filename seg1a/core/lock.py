@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOCK_FILE', 'PATIENCE', 'lock_folder', 'sweep_unlocked', 'locked_folder', 'Scratch', 'RunLock', 'lock_run',
-           'lock_owner']
+           'lock_owner', 'is_abandoned']
 
 # %% ../../nbs/core/13a_lock.ipynb #a7563a89
 import fcntl
@@ -170,7 +170,7 @@ def lock_run(root: str | os.PathLike, processes: str | os.PathLike | None = None
         make_folder(path.parent)
         while True:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-            if not _try_lock(handle):
+            if not _try_lock(handle) and not _try_again(handle):
                 owner = lock_owner(root)
                 os.close(handle)
                 raise UsageError("E_RUN_LOCKED", f"{root} is being worked on by {_named(owner)}", path=str(root), owner=owner)
@@ -191,6 +191,29 @@ def lock_owner(root: str | os.PathLike) -> dict:
     except (OSError, Seg1aError):
         return {}
     return owner if isinstance(owner, dict) else {}
+
+
+def _try_again(handle: int) -> bool:
+    "Try a lock for another tenth of a second: whoever only looks whether a root is abandoned holds it for an instant."
+    for _ in range(5):
+        time.sleep(0.02)
+        if _try_lock(handle):
+            return True
+    return False
+
+
+def is_abandoned(root: str | os.PathLike) -> bool:
+    "The root has a lock that nobody holds: whoever worked there died."
+    try:
+        handle = os.open(Path(root) / LOCK_FILE, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        return _try_lock(handle)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
 
 
 def _named(owner: dict) -> str:

@@ -32,7 +32,7 @@ from ..core.run import Lineage, Options, Run, atomic_bytes, failure_path, flush,
 from ..core.shards import worker_count
 from ..inputs.manifest import CHECKSUMS
 from .alerts import alerts_document, run_alerts
-from .progress import close_nursery, open_nursery, record_state
+from .progress import abandoned_roots, close_nursery, open_nursery, record_state
 from .seal import fold_s0, read_summary, seal
 from .stops import Stopped, cause_of_cell, refusal_of, resume_command
 from .zygote import PREPARATIONS, Zygote
@@ -216,6 +216,8 @@ def _run_state(execution: Execution, state: int) -> None:
     compiled = execution.compile_seconds() - compiled
     compiling = f", {compiled:.1f} s of it compiling" if compiled >= 0.1 else ""
     execution.progress(f"S{state} {'not validated' if not summary['validated'] else 'passed'} in {execution.seconds[f'S{state}']:.1f} s{compiling} ({rows})")
+    if state == 0:
+        execution.progress(f"should this run die: {resume_command(execution.shown_root())}")
 
 
 def _announce_compilation(progress: Progress) -> None:
@@ -341,6 +343,8 @@ def _begin(request: RunRequest, progress: Progress, zygote: Zygote | None, resum
         execution.lock, execution.root = resumed.lock, resumed.lock.root
     else:
         facts = {"request": request.recorded(), "pack_checksums_sha256": pack_digest(request.pack), "code_digest": code_digest()}
+        for root in abandoned_roots(request.output_dir):
+            progress(f"a run died here; to go on with it: {resume_command(root)}")
         execution.lock = open_nursery(request.output_dir, facts, execution.zygote and execution.zygote.folder)
     if execution.zygote is not None:
         execution.zygote.prepare([f"seg1a.core.encoding:remember_yaml={request.pack.absolute()}"], before=STATE_MODULES[1])

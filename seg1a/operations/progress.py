@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REQUEST_FILE', 'write_protected', 'read_protected', 'record_request', 'recorded_request', 'open_nursery',
-           'close_nursery', 'sweep_nurseries', 'record_state', 'Finished', 'finished_states', 'clear_unfinished',
-           'set_failure_aside']
+           'close_nursery', 'abandoned_roots', 'sweep_nurseries', 'record_state', 'Finished', 'finished_states',
+           'clear_unfinished', 'set_failure_aside']
 
 # %% ../../nbs/operations/01a_progress.ipynb #ad77a8b2
 import hashlib
@@ -24,7 +24,7 @@ from ..core.encoding import canonical_line, json_value, read_json
 from ..core.errors import Seg1aError, UsageError
 from ..core.flags import folder_files
 from ..core.gates import file_digests, require_flags
-from ..core.lock import RunLock, lock_run
+from ..core.lock import LOCK_FILE, RunLock, is_abandoned, lock_run
 from ..core.run import Run, atomic_bytes, flush, make_folder, open_run
 from ..core.tables import read_outputs
 
@@ -92,6 +92,11 @@ def close_nursery(lock: RunLock) -> None:
     if lock.root.name.startswith("_tmp."):
         shutil.rmtree(lock.root, ignore_errors=True)
     lock.release()
+
+
+def abandoned_roots(output_dir: Path) -> list[Path]:
+    "Roots in an output folder whose runs died and can be gone on with."
+    return sorted(path.parents[2] for path in output_dir.glob(f"parameter_hash=*/run_id=*/{LOCK_FILE}") if is_abandoned(path.parents[2]))
 
 
 def sweep_nurseries(output_dir: Path) -> None:

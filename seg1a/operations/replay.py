@@ -20,7 +20,7 @@ from ..core.errors import Seg1aError, UsageError
 from ..core.flags import file_digest
 from ..core.lineage import code_digest, run_id
 from ..core.lock import Scratch
-from ..core.run import Options
+from ..core.run import Lineage, Options, claim_run_root
 from ..core.shards import worker_count
 from ..core.tables import read_parquet
 from ..inputs.manifest import verify_pack
@@ -60,7 +60,8 @@ def _take_earlier_ids(stamp: Mapping, output_dir: Path) -> None:
     "Make the roots of the run ids that were taken when the run was made."
     for start in range(stamp["cli_flags"]["start_time_ns"], stamp["start_ns"]):
         name = run_id(stamp["manifest_fingerprint"], stamp["seed"], start)
-        (output_dir / f"parameter_hash={stamp['parameter_hash']}" / f"run_id={name}").mkdir(parents=True)
+        lineage = Lineage(stamp["seed"], stamp["parameter_hash"], stamp["manifest_fingerprint"], name, start)
+        claim_run_root(output_dir / f"parameter_hash={stamp['parameter_hash']}" / f"run_id={name}", lineage)
 
 # %% ../../nbs/operations/10_replay.ipynb #5f436562
 def _run_again(stamp: Mapping, pack: Path, output_dir: Path, workers: int | None, data_only: bool, progress: Callable[[str], None]) -> Path:

@@ -23,7 +23,7 @@ from ..core.event_checks import validate_event_part, validate_trace
 from ..core.event_rows import event_parts, event_program, foreign_files, part_path, read_event_part, stream_record, thread_buffer
 from ..core.findings import Finding, Report
 from ..core.rows import RowProgram, format_chunks, row_program
-from ..core.run import Lineage, Run, atomic_bytes
+from ..core.run import Lineage, Run, atomic_bytes, make_folder
 from ..core.shards import Shard, map_shards
 from ..core.tables import MerchantAbort, abort_rows, read_aborts, read_table
 from ..core.trace import TraceColumns, add_totals, trace_chunks, trace_keys, trace_program, zero_totals
@@ -394,7 +394,7 @@ def validate_s4(run: Run) -> Report:
     "Validate S4 from disk (S4 §6): the report; its documents are in `work_folder(run)`. Raises nothing but `E_WRITE_FAIL`."
     folder = work_folder(run)
     with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     try:
         _work(run, folder)
     except Seg1aError as error:
