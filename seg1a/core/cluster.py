@@ -6,7 +6,7 @@
 __all__ = ['Ref', 'blob_name', 'damaged', 'checked_blob', 'Exchange', 'FolderExchange', 'Outcome', 'task_folder', 'Order',
            'Answer', 'folder_exchange', 'perform', 'Scheduler', 'Delivered', 'Cluster']
 
-# %% ../../nbs/core/04b_cluster.ipynb #3d50ab61
+# %% ../../nbs/core/04b_cluster.ipynb #372209a2
 import hashlib
 import os
 import pickle
@@ -15,7 +15,7 @@ import threading
 import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
@@ -23,13 +23,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-# %% ../../nbs/core/04b_cluster.ipynb #fbf50816
+# %% ../../nbs/core/04b_cluster.ipynb #dc3aba76
 from .errors import Seg1aError
 from .lineage import code_digest
 from .run import Run
 from .shards import ShardTask
 
-# %% ../../nbs/core/04b_cluster.ipynb #fb39769c
+# %% ../../nbs/core/04b_cluster.ipynb #34f14353
 @dataclass(frozen=True)
 class Ref:
     "A blob of the exchange: its name, hex64 and size in bytes."
@@ -55,7 +55,7 @@ def checked_blob(ref: Ref, data: bytes) -> bytes:
         raise damaged(ref, "in the exchange has other bytes than were reported")
     return data
 
-# %% ../../nbs/core/04b_cluster.ipynb #2f90cd5d
+# %% ../../nbs/core/04b_cluster.ipynb #896b2ec4
 class Exchange(Protocol):
     "A place where coordinator and workers leave blobs for each other. Errors: E_CLUSTER_RESULT, and those of the place."
 
@@ -69,9 +69,9 @@ class Exchange(Protocol):
     def workspace(self): ...
     def clear(self) -> None: ...
 
-# %% ../../nbs/core/04b_cluster.ipynb #31c82364
-class FolderExchange:
-    "A folder that all machines see under one path. It is made when something is put."
+# %% ../../nbs/core/04b_cluster.ipynb #66246bab
+class _FolderWriter:
+    "The writing half of a folder."
 
     shared = True
 
@@ -80,20 +80,24 @@ class FolderExchange:
 
     def put(self, label: str, data: bytes) -> Ref:
         "Leave bytes under a name of their own. OSError when the disk refuses."
-        with self.workspace() as own:
-            (own / "blob").write_bytes(data)
-            return self.put_file(label, own / "blob", hashlib.sha256(data).hexdigest())
+        self.folder.mkdir(parents=True, exist_ok=True)
+        own = self.folder / f"_tmp.{uuid.uuid4().hex}"
+        try:
+            own.write_bytes(data)
+            return self.put_file(label, own, hashlib.sha256(data).hexdigest())
+        finally:
+            own.unlink(missing_ok=True)
 
     def put_file(self, label: str, path: Path, sha256: str) -> Ref:
-        "Leave a file of a `workspace`, whose digest is known; it is flushed first. A blob of that name is the same blob."
+        "Leave a file of a `workspace`, whose digest is known. A blob of that name is the same blob."
         ref = Ref(blob_name(label, sha256), sha256, path.stat().st_size)
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-        try:
+        with suppress(FileExistsError):
             os.link(path, self.folder / ref.name)
-        except FileExistsError:
-            pass
         return ref
+
+# %% ../../nbs/core/04b_cluster.ipynb #90f186c2
+class FolderExchange(_FolderWriter):
+    "A folder that all machines see under one path. It is made when something is put."
 
     def get(self, ref: Ref) -> bytes:
         "The bytes of a blob, checked. E_CLUSTER_RESULT."
@@ -107,7 +111,7 @@ class FolderExchange:
         try:
             if (self.folder / ref.name).stat().st_size != ref.size:
                 raise damaged(ref, "in the exchange has another size than was reported")
-            os.rename(self.folder / ref.name, place)
+            shutil.move(self.folder / ref.name, place)
         except FileNotFoundError as error:
             raise damaged(ref, "is not in the exchange") from error
 
@@ -130,7 +134,7 @@ class FolderExchange:
         "Remove the exchange and all that is left in it."
         shutil.rmtree(self.folder, ignore_errors=True)
 
-# %% ../../nbs/core/04b_cluster.ipynb #1a950295
+# %% ../../nbs/core/04b_cluster.ipynb #8ca080fd
 @dataclass(frozen=True)
 class Outcome:
     "What a task gives: a value for the coordinator, one for the second pass, totals, and files of `task_folder()` as name -> (path, hex64)."
@@ -148,7 +152,7 @@ def task_folder() -> Path:
     "The folder in which the task that runs in this thread may leave files."
     return _here.folder
 
-# %% ../../nbs/core/04b_cluster.ipynb #ce5e3406
+# %% ../../nbs/core/04b_cluster.ipynb #2783636f
 @dataclass(frozen=True)
 class Order:
     "One task for one shard, as it is sent to a worker."
@@ -172,7 +176,7 @@ class Answer:
     totals: Any
     files: Mapping[str, Ref]
 
-# %% ../../nbs/core/04b_cluster.ipynb #b3abd93d
+# %% ../../nbs/core/04b_cluster.ipynb #65de8df8
 def folder_exchange(place: str) -> FolderExchange:
     "The opener of a shared folder."
     return FolderExchange(place)
@@ -184,7 +188,7 @@ def _exchange_at(opener: str, place: str) -> Exchange:
     module, _, function = opener.partition(":")
     return getattr(import_module(module), function)(place)
 
-# %% ../../nbs/core/04b_cluster.ipynb #98525562
+# %% ../../nbs/core/04b_cluster.ipynb #1fc6412f
 _TASKS_KEPT = 4
 _tasks: OrderedDict[str, ShardTask] = OrderedDict()
 _tasks_lock = threading.Lock()
@@ -200,7 +204,7 @@ def _task_of(exchange: Exchange, ref: Ref) -> ShardTask:
         _tasks.move_to_end(ref.name)
         return _tasks[ref.name]
 
-# %% ../../nbs/core/04b_cluster.ipynb #afceb151
+# %% ../../nbs/core/04b_cluster.ipynb #66e537f0
 def _placed(value: Any, root: Path | None) -> Any:
     "An argument of a task as it is on this machine: runs with one worker and, if given, another root."
     if isinstance(value, Run):
@@ -213,13 +217,21 @@ def _require_same_code(order: Order) -> None:
     if order.code != code_digest():
         raise Seg1aError("E_CLUSTER_WORKER", "a worker runs another version of the code than the coordinator", expected=order.code, observed=code_digest())
 
-# %% ../../nbs/core/04b_cluster.ipynb #fc37ce0d
+@contextmanager
+def _write_errors(order: Order) -> Iterator[None]:
+    "What the disk of a worker refuses, as E_WRITE_FAIL."
+    try:
+        yield
+    except OSError as error:
+        raise Seg1aError("E_WRITE_FAIL", f"{order.label}: a worker cannot write: {error.strerror or error}", path=str(error.filename), errno=error.errno) from error
+
+# %% ../../nbs/core/04b_cluster.ipynb #23314b50
 def perform(order: Order) -> Answer:
     """Do an order; the worker's side. Raises what the task raises, E_CLUSTER_WORKER for other code, E_CLUSTER_RESULT for a damaged blob."""
     _require_same_code(order)
     exchange = _exchange_at(order.opener, order.place)
     task = _task_of(exchange, order.task)
-    with exchange.workspace() as folder:
+    with _write_errors(order), exchange.workspace() as folder:
         item, reads = pickle.loads(exchange.get(order.item))
         for path, ref in reads.items():
             (folder / "root" / path).parent.mkdir(parents=True, exist_ok=True)
@@ -237,7 +249,7 @@ def _answer(exchange: Exchange, label: str, made: Outcome) -> Answer:
     keep = None if made.keep is None else exchange.put(f"{label}.keep", pickle.dumps(made.keep, 5))
     return Answer(exchange.put(f"{label}.tell", pickle.dumps(made.tell, 5)), keep, made.totals, files)
 
-# %% ../../nbs/core/04b_cluster.ipynb #7338304d
+# %% ../../nbs/core/04b_cluster.ipynb #78f98535
 class Scheduler(Protocol):
     "What does orders somewhere. `answer` raises what the task raised, or `Interrupted` when the cluster is gone."
 
@@ -246,7 +258,7 @@ class Scheduler(Protocol):
     def cancel(self, jobs: Iterable[Any]) -> None: ...
     def width(self) -> int: ...
 
-# %% ../../nbs/core/04b_cluster.ipynb #ca8a6420
+# %% ../../nbs/core/04b_cluster.ipynb #8ac195a5
 @dataclass(frozen=True)
 class Delivered:
     "A shard that is done: what its task tells, its totals, and its files by name, to be fetched from the exchange."
@@ -265,11 +277,9 @@ class _Job:
     blobs: list[Ref]
     answer: Answer | None = None
 
-# %% ../../nbs/core/04b_cluster.ipynb #06eff7b1
-class Cluster:
-    """An engine for `map_shards`: tasks of shards as orders to a scheduler, everything of size through the exchange.
-
-    `opener` and `place` say how a worker opens the exchange. `told(line)` gets a line whenever a shard is done."""
+# %% ../../nbs/core/04b_cluster.ipynb #723fabfd
+class _Engine:
+    "What the states ask of a cluster."
 
     def __init__(self, scheduler: Scheduler, exchange: Exchange, opener: str, place: str, told: Callable[[str], None] = lambda line: None):
         self.scheduler, self.exchange, self._opener, self._place, self._told = scheduler, exchange, opener, place, told
@@ -292,6 +302,12 @@ class Cluster:
         finally:
             stage.give_up()
 
+# %% ../../nbs/core/04b_cluster.ipynb #7cbaa5b4
+class Cluster(_Engine):
+    """An engine for `map_shards`: tasks of shards as orders to a scheduler, everything of size through the exchange.
+
+    `opener` and `place` say how a worker opens the exchange. `told(line)` gets a line whenever a shard is done."""
+
     def stage_label(self, task: ShardTask) -> str:
         "A name for the blobs of a stage that no other stage of this process has."
         with self._number_lock:
@@ -308,6 +324,10 @@ class Cluster:
             return {}
         root = next(value.root for value in _values(task) if isinstance(value, Run))
         return {path.relative_to(root).as_posix(): self._send(path) for path in task.reads(item) if path.is_file()}
+
+    def remember(self, path: Path, ref: Ref) -> None:
+        "A file of the run root lies in the exchange already."
+        self._sent[str(path)] = ref
 
     def _send(self, path: Path) -> Ref:
         "A file of the run root as a blob, sent once."
@@ -328,7 +348,7 @@ def _values(task: ShardTask) -> Iterator[Any]:
         if isinstance(value, ShardTask):
             yield from _values(value)
 
-# %% ../../nbs/core/04b_cluster.ipynb #6bc28177
+# %% ../../nbs/core/04b_cluster.ipynb #63406409
 class _Stage:
     "One `deliver`: two queues, and the totals before the next shard."
 

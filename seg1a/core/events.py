@@ -30,7 +30,7 @@ from .tables import OutputRecord
 from .trace import (TraceAppender, TraceColumns, TraceText, add_totals, format_trace, shard_totals, trace_chunks, trace_columns, trace_keys,
                               trace_offset, trace_program, zero_totals)
 
-# %% ../../nbs/core/16c_events.ipynb #9dab92c0
+# %% ../../nbs/core/16c_events.ipynb #c30d0f67
 @dataclass(frozen=True)
 class Drawn:
     "The events of a shard: columns by stream id (as for `write_event_part`), all of them in order of emission, and what the state is told about them."
@@ -40,7 +40,7 @@ class Drawn:
     trace: TraceColumns
     told: Any
 
-# %% ../../nbs/core/16c_events.ipynb #d3dc9565
+# %% ../../nbs/core/16c_events.ipynb #31b6459e
 def _kept(state: int, tell: Any, trace: TraceColumns, files: Mapping | None = None) -> Outcome:
     "The outcome of a first pass."
     return Outcome(tell, trace, shard_totals(trace, len(trace_keys(state))), files or {})
@@ -52,7 +52,7 @@ def _format_kept(run: Run, state: int, item: Any, trace: TraceColumns, before: n
     path.write_bytes(format_trace(trace_program(trace_keys(state), run.lineage), trace, before).data)
     return Outcome(files={"trace": (path, digest_file(path).sha256)})
 
-# %% ../../nbs/core/16c_events.ipynb #d88284d7
+# %% ../../nbs/core/16c_events.ipynb #bdb43c4d
 def _deliveries(run: Run, state: int, first: ShardTask, items: Iterable) -> Iterator[tuple[Delivered, TraceText]]:
     "Every shard after both passes, with its trace rows, which are taken out of the exchange."
     engine, keys = shard_engine(), len(trace_keys(state))
@@ -62,7 +62,7 @@ def _deliveries(run: Run, state: int, first: ShardTask, items: Iterable) -> Iter
             engine.exchange.drop([done.files["trace"]])
             yield done, TraceText(np.frombuffer(text, np.uint8), done.totals)
 
-# %% ../../nbs/core/16c_events.ipynb #d3b7ca46
+# %% ../../nbs/core/16c_events.ipynb #afcce507
 def _checked(state: int, task: ShardTask, item: Any) -> Outcome:
     made = task(item)
     return _kept(state, replace(made, trace=None), made.trace)
@@ -80,7 +80,7 @@ def traced_shards(run: Run, state: int, task: ShardTask, items: Iterable) -> Ite
         for done, text in _deliveries(run, state, first, items):
             yield done.tell[0], text
 
-# %% ../../nbs/core/16c_events.ipynb #10da92ee
+# %% ../../nbs/core/16c_events.ipynb #c0e055e7
 def _write_parts(run: Run, state: int, make: ShardTask, item: Any) -> Outcome:
     "The first pass of a producer: the parts of a shard as files, and their records."
     drawn, records = make(item), {}
@@ -162,6 +162,7 @@ class StateLogs:
         try:
             shard_engine().exchange.fetch(ref, place)
             flush(place)
+            shard_engine().remember(self.run.root / record.path, ref)
         except OSError as error:
             raise Seg1aError("E_WRITE_FAIL", f"{place.name} cannot be written: {error.strerror}", path=place.name, errno=error.errno) from error
         self._parts.append((record, place))
