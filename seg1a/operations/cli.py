@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from .. import __version__
-from ..core.errors import Seg1aError, StagingError, UsageError
+from ..core.errors import Interrupted, Seg1aError, StagingError, UsageError
 
 # %% ../../nbs/operations/03_cli.ipynb #ff6bb19b
 def _u64(text: str) -> int:
@@ -95,6 +95,7 @@ def _place_flags(parser: argparse.ArgumentParser) -> None:
     place = parser.add_argument_group("how and where (no sealed byte depends on these)")
     place.add_argument("--output-dir", type=Path, default=Path("runs/dev"), metavar="PATH", help="where run roots are made (default runs/dev)")
     place.add_argument("--workers", type=_positive, metavar="N", help="threads a state may use (default: the CPUs)")
+    place.add_argument("--dask", metavar="local:N|tcp://HOST:PORT", help="let a Dask cluster do the shards: N workers on this machine, or those of a scheduler, which must see OUTPUT too (extra dask)")
     place.add_argument("--state-timeout", type=_positive, metavar="SECONDS", help="stop when a cell of a run notebook takes longer (default: never)")
     place.add_argument("--s4-validation-output", type=Path, metavar="PATH", help="working folder of S4's validator (default: in the run root)")
     place.add_argument("--result-json", type=Path, metavar="PATH", help="also write the JSON summary here (it is always in the run root)")
@@ -211,7 +212,7 @@ def _pack_for(arguments: argparse.Namespace, progress) -> Path:
     return overlay_pack(pack, overrides, arguments.output_dir / "packs" / overlay_digest(manifest, overrides)[:16])
 
 # %% ../../nbs/operations/03_cli.ipynb #2150f10c
-def _request(arguments: argparse.Namespace, pack: Path, command_line: list[str]):
+def _request(arguments: argparse.Namespace, pack: Path, command_line: list[str], engine=None):
     """The request that the flags make."""
     from seg1a.core.run import Options
     from seg1a.core.shards import worker_count
@@ -227,7 +228,7 @@ def _request(arguments: argparse.Namespace, pack: Path, command_line: list[str])
         pack=pack, output_dir=arguments.output_dir, seed=arguments.seed, git_commit=arguments.git_commit or default_commit(),
         start_time_ns=time.time_ns() if arguments.start_time_ns is None else arguments.start_time_ns, options=options,
         artefact_version=arguments.artefact_version, workers=arguments.workers or worker_count(), expect_parameter_hash=arguments.expect_parameter_hash,
-        expect_manifest_fingerprint=arguments.expect_manifest_fingerprint, state_timeout=arguments.state_timeout, command_line=tuple(command_line),
+        expect_manifest_fingerprint=arguments.expect_manifest_fingerprint, state_timeout=arguments.state_timeout, command_line=tuple(command_line), dask=engine,
     )
 
 # %% ../../nbs/operations/03_cli.ipynb #ad161e95
@@ -237,12 +238,15 @@ def run_command(arguments: argparse.Namespace, command_line: list[str]) -> int:
     progress = _stderr_progress(arguments.quiet)
     from seg1a.operations.zygote import PREPARATIONS, Zygote
 
-    zygote = Zygote(PREPARATIONS) if arguments.notebooks else None  # it imports while the pack is verified
+    zygote = Zygote(("distributed",) * bool(arguments.dask) + PREPARATIONS) if arguments.notebooks else None  # it imports while the pack is verified
     try:
-        request = _request(arguments, _pack_for(arguments, progress), command_line)
-        from seg1a.operations.pipeline import run_pipeline
+        from seg1a.operations.engine import started
 
-        summary = run_pipeline(request, progress, zygote)
+        with started(arguments.dask, arguments.output_dir, progress) as engine:
+            request = _request(arguments, _pack_for(arguments, progress), command_line, engine)
+            from seg1a.operations.pipeline import run_pipeline
+
+            summary = run_pipeline(request, progress, zygote)
     finally:
         if zygote is not None:
             zygote.close()
@@ -259,7 +263,8 @@ def run_command(arguments: argparse.Namespace, command_line: list[str]) -> int:
         print(f"{status} {root}")
     else:
         message = " ".join(str(failure["detail"].get("message", "")).split())
-        print(f"seg1a: {failure['code']}: {message} (record: {root}/validation/failures)", file=sys.stderr)
+        record = f" (record: {root}/validation/failures)" if (root / "validation" / "failures").exists() else ""
+        print(f"seg1a: {failure['code']}: {message}{record}", file=sys.stderr)
         print(f"FAIL {failure['code']} {message}")
     return summary["run"]["exit_code"]
 
@@ -348,6 +353,9 @@ def main(command_line: list[str] | None = None) -> int:
             print(f"seg1a: {remedy}", file=sys.stderr)
         print(f"FAIL {error.code} {error.message}")
         return 2 if isinstance(error, (UsageError, StagingError)) else error.exit_status
+    except Interrupted as stop:
+        print(f"FAIL {stop.error.code} {stop.error.message}")
+        return stop.error.exit_status
     except BrokenPipeError:  # the reader of our output went away: nothing to report to
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

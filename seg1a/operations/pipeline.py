@@ -22,12 +22,13 @@ from pathlib import Path
 
 from .. import __version__
 from ..core.encoding import pretty_json, read_json
-from ..core.errors import Seg1aError
+from ..core.errors import Interrupted, Seg1aError
 from ..core.kernels import COMPILATIONS, is_compiled
 from ..core.lineage import code_digest, package_root
 from ..core.run import Lineage, Options, Run, atomic_bytes, failure_path, open_run, record_failure, unsealed_lineage
 from ..core.shards import worker_count
 from .alerts import alerts_document, run_alerts
+from .engine import Engine, engine_environment
 from .seal import fold_s0, read_summary, seal
 from .zygote import PREPARATIONS, Zygote
 
@@ -48,10 +49,11 @@ class RunRequest:
     artefact_version: str | None = None
     state_timeout: float | None = None
     command_line: tuple[str, ...] = ()
+    dask: Engine | None = None
 
     def environment(self) -> dict[str, str]:
         """How and where, for the states: what no notebook parameter may carry, because it must not be sealed."""
-        return {"SEG1A_WORKERS": str(self.workers), "SEG1A_S4_VALIDATION_OUTPUT": self.options.s4_validation_output or ""}
+        return {"SEG1A_WORKERS": str(self.workers), "SEG1A_S4_VALIDATION_OUTPUT": self.options.s4_validation_output or ""} | engine_environment(self.dask)
 
     def for_s0(self, handoff: Path) -> dict:
         """The JSON document that S0 reads."""
@@ -86,6 +88,7 @@ class Execution:
     own_seconds: dict[str, float] = field(default_factory=dict)
     kernels: dict[int, object] = field(default_factory=dict)
     zygote: Zygote | None = None
+    interrupted: bool = False
 
     @property
     def handoff(self) -> Path:
@@ -205,6 +208,18 @@ def _failure(execution: Execution, error: Seg1aError, state: str) -> dict:
     return read_json(path.read_bytes(), path.name)
 
 
+def _interruption(execution: Execution, error: Seg1aError, state: str) -> dict:
+    """What the summary says of a run that was interrupted. Nothing is recorded in its root: it has not failed, and can be resumed."""
+    execution.learn_root()
+    begun = execution.root is not None and any(execution.root.glob("validation/parameter_hash=*/execution_stamp.json"))
+    advice = f"resume it with `seg1a run --resume {execution.root}`" if begun else "nothing was sealed yet, so run it again"
+    if execution.root is None:
+        lineage = unsealed_lineage(execution.request.seed, execution.request.start_time_ns)
+        execution.root = execution.request.output_dir.absolute() / f"parameter_hash={lineage.parameter_hash}" / f"run_id={lineage.run_id}"
+    detail = {"message": f"{error.message}; the run has not failed: {advice}", **error.detail}
+    return {"failure_class": error.failure_class, "error_code": error.code, "state": state, "detail": detail}
+
+
 def _lineage_of(root: Path, request: RunRequest) -> Lineage:
     """The lineage of a root: from its record, or that of a run which failed before it was sealed."""
     path = root / "run_root.json"
@@ -264,7 +279,7 @@ def write_telemetry(execution: Execution) -> None:
     environ = {"hostname": platform.node(), "platform": platform.platform(), "python": sys.version, "libc": " ".join(platform.libc_ver()),
                "build_commit": execution.request.git_commit, "code_digest": code_digest(),
                "packages": {package.name: package.version for package in sorted(distributions(), key=lambda package: package.name)}}
-    stamp = {"argv": list(execution.request.command_line), "workers": execution.request.workers, "output_dir": str(execution.request.output_dir), "pack": str(execution.request.pack.absolute()),
+    stamp = {"argv": list(execution.request.command_line), "workers": execution.request.workers, "dask": execution.request.dask and execution.request.dask.address, "output_dir": str(execution.request.output_dir), "pack": str(execution.request.pack.absolute()),
              "seconds": _rounded(execution.seconds), "state_seconds": _rounded(execution.own_seconds)}
     for name, document in (("run_environ.json", environ), ("execution_stamp.json", stamp)):
         atomic_bytes(folder / name, pretty_json(document), replace=True)
@@ -290,6 +305,8 @@ def run_pipeline(request: RunRequest, progress: Progress = lambda line: None, zy
             _run_state(execution, number)
         state = "seal"
         gate = _seal(execution)
+    except Interrupted as stop:
+        execution.interrupted, failure = True, _interruption(execution, stop.error, state)
     except Seg1aError as error:
         failure = _failure(execution, error, state)
     except Exception as error:  # a defect of ours: evidence first, then the traceback for --debug
@@ -326,7 +343,9 @@ def _seal(execution: Execution) -> dict:
 
 
 def _finish(execution: Execution, failure: dict | None, gate: dict) -> dict:
-    """Telemetry and summary, written after everything else."""
+    """Telemetry and summary, written after everything else; an interrupted run keeps neither, its root is to look as after a kill."""
+    if execution.interrupted:
+        return build_summary(execution, failure, gate)
     write_telemetry(execution)
     summary = build_summary(execution, failure, gate)
     summary["alerts"] = run_alerts(execution.root, summary)
