@@ -6,7 +6,7 @@
 __all__ = ['Ref', 'blob_name', 'damaged', 'checked_blob', 'Exchange', 'FolderExchange', 'Outcome', 'task_folder', 'Order',
            'Answer', 'folder_exchange', 'perform', 'Scheduler', 'Delivered', 'Cluster']
 
-# %% ../../nbs/core/04b_cluster.ipynb #82ed51b8
+# %% ../../nbs/core/04b_cluster.ipynb #0b994a90
 import hashlib
 import os
 import pickle
@@ -23,13 +23,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-# %% ../../nbs/core/04b_cluster.ipynb #2a1f7edb
+# %% ../../nbs/core/04b_cluster.ipynb #3af1483e
 from .errors import Seg1aError
 from .lineage import code_digest
 from .run import Run
 from .shards import ShardTask
 
-# %% ../../nbs/core/04b_cluster.ipynb #3d351428
+# %% ../../nbs/core/04b_cluster.ipynb #8298c99a
 @dataclass(frozen=True)
 class Ref:
     "A blob of the exchange: its name, hex64 and size in bytes."
@@ -55,7 +55,7 @@ def checked_blob(ref: Ref, data: bytes) -> bytes:
         raise damaged(ref, "in the exchange has other bytes than were reported")
     return data
 
-# %% ../../nbs/core/04b_cluster.ipynb #44e4367b
+# %% ../../nbs/core/04b_cluster.ipynb #a750f6da
 class Exchange(Protocol):
     "A place where coordinator and workers leave blobs for each other. Errors: E_CLUSTER_RESULT, and those of the place."
 
@@ -69,7 +69,7 @@ class Exchange(Protocol):
     def workspace(self): ...
     def clear(self) -> None: ...
 
-# %% ../../nbs/core/04b_cluster.ipynb #21d9abb1
+# %% ../../nbs/core/04b_cluster.ipynb #afe6f81c
 class _FolderWriter:
     "The writing half of a folder."
 
@@ -95,7 +95,7 @@ class _FolderWriter:
             os.link(path, self.folder / ref.name)
         return ref
 
-# %% ../../nbs/core/04b_cluster.ipynb #edeb05f1
+# %% ../../nbs/core/04b_cluster.ipynb #22ea074d
 class FolderExchange(_FolderWriter):
     "A folder that all machines see under one path. It is made when something is put."
 
@@ -134,7 +134,7 @@ class FolderExchange(_FolderWriter):
         "Remove the exchange and all that is left in it."
         shutil.rmtree(self.folder, ignore_errors=True)
 
-# %% ../../nbs/core/04b_cluster.ipynb #28186bca
+# %% ../../nbs/core/04b_cluster.ipynb #6cb0dde9
 @dataclass(frozen=True)
 class Outcome:
     "What a task gives: a value for the coordinator, one for the second pass, totals, and files of `task_folder()` as name -> (path, hex64)."
@@ -152,7 +152,7 @@ def task_folder() -> Path:
     "The folder in which the task that runs in this thread may leave files."
     return _here.folder
 
-# %% ../../nbs/core/04b_cluster.ipynb #e0330316
+# %% ../../nbs/core/04b_cluster.ipynb #83d108ef
 @dataclass(frozen=True)
 class Order:
     "One task for one shard, as it is sent to a worker."
@@ -176,7 +176,7 @@ class Answer:
     totals: Any
     files: Mapping[str, Ref]
 
-# %% ../../nbs/core/04b_cluster.ipynb #c3df8ca9
+# %% ../../nbs/core/04b_cluster.ipynb #3520c496
 def folder_exchange(place: str) -> FolderExchange:
     "The opener of a shared folder."
     return FolderExchange(place)
@@ -188,7 +188,7 @@ def _exchange_at(opener: str, place: str) -> Exchange:
     module, _, function = opener.partition(":")
     return getattr(import_module(module), function)(place)
 
-# %% ../../nbs/core/04b_cluster.ipynb #ab2e05e9
+# %% ../../nbs/core/04b_cluster.ipynb #40cac0a6
 _TASKS_KEPT = 4
 _tasks: OrderedDict[str, ShardTask] = OrderedDict()
 _tasks_lock = threading.Lock()
@@ -204,7 +204,7 @@ def _task_of(exchange: Exchange, ref: Ref) -> ShardTask:
         _tasks.move_to_end(ref.name)
         return _tasks[ref.name]
 
-# %% ../../nbs/core/04b_cluster.ipynb #af290d39
+# %% ../../nbs/core/04b_cluster.ipynb #3b5c8682
 def _placed(value: Any, root: Path | None) -> Any:
     "An argument of a task as it is on this machine: runs with one worker and, if given, another root."
     if isinstance(value, Run):
@@ -225,7 +225,7 @@ def _write_errors(order: Order) -> Iterator[None]:
     except OSError as error:
         raise Seg1aError("E_WRITE_FAIL", f"{order.label}: a worker cannot write: {error.strerror or error}", path=str(error.filename), errno=error.errno) from error
 
-# %% ../../nbs/core/04b_cluster.ipynb #5688d15b
+# %% ../../nbs/core/04b_cluster.ipynb #a7a0ddfa
 def perform(order: Order) -> Answer:
     """Do an order; the worker's side. Raises what the task raises, E_CLUSTER_WORKER for other code, E_CLUSTER_RESULT for a damaged blob."""
     _require_same_code(order)
@@ -249,7 +249,7 @@ def _answer(exchange: Exchange, label: str, made: Outcome) -> Answer:
     keep = None if made.keep is None else exchange.put(f"{label}.keep", pickle.dumps(made.keep, 5))
     return Answer(exchange.put(f"{label}.tell", pickle.dumps(made.tell, 5)), keep, made.totals, files)
 
-# %% ../../nbs/core/04b_cluster.ipynb #d8430d86
+# %% ../../nbs/core/04b_cluster.ipynb #a0fe0b77
 class Scheduler(Protocol):
     "What does orders somewhere. `answer` raises what the task raised, or `Interrupted` when the cluster is gone."
 
@@ -258,7 +258,7 @@ class Scheduler(Protocol):
     def cancel(self, jobs: Iterable[Any]) -> None: ...
     def width(self) -> int: ...
 
-# %% ../../nbs/core/04b_cluster.ipynb #6916f58f
+# %% ../../nbs/core/04b_cluster.ipynb #1ef39fd6
 @dataclass(frozen=True)
 class Delivered:
     "A shard that is done: what its task tells, its totals, and its files by name, to be fetched from the exchange."
@@ -277,7 +277,7 @@ class _Job:
     blobs: list[Ref]
     answer: Answer | None = None
 
-# %% ../../nbs/core/04b_cluster.ipynb #928d7a01
+# %% ../../nbs/core/04b_cluster.ipynb #8e48f487
 class _Engine:
     "What the states ask of a cluster."
 
@@ -302,7 +302,7 @@ class _Engine:
         finally:
             stage.give_up()
 
-# %% ../../nbs/core/04b_cluster.ipynb #6aacdb85
+# %% ../../nbs/core/04b_cluster.ipynb #cf3d72bb
 class Cluster(_Engine):
     """An engine for `map_shards`: tasks of shards as orders to a scheduler, everything of size through the exchange.
 
@@ -354,7 +354,7 @@ def _values(task: ShardTask) -> Iterator[Any]:
         if isinstance(value, ShardTask):
             yield from _values(value)
 
-# %% ../../nbs/core/04b_cluster.ipynb #9e635e00
+# %% ../../nbs/core/04b_cluster.ipynb #a146c045
 class _Stage:
     "One `deliver`: two queues, and the totals before the next shard."
 

@@ -43,6 +43,11 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _folder_or_bucket(text: str) -> Path | str:
+    """A folder as a path, s3:// as it is."""
+    return text if text.startswith("s3://") else Path(text)
+
+
 def _named_path(text: str) -> tuple[str, Path]:
     """NAME=PATH."""
     name, equals, path = text.partition("=")
@@ -93,7 +98,8 @@ def _input_flags(parser: argparse.ArgumentParser) -> None:
 def _place_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `seg1a run` that say how and where; no sealed byte depends on them."""
     place = parser.add_argument_group("how and where (no sealed byte depends on these)")
-    place.add_argument("--output-dir", type=Path, default=Path("runs/dev"), metavar="PATH", help="where run roots are made (default runs/dev)")
+    place.add_argument("--output-dir", type=_folder_or_bucket, default=Path("runs/dev"), metavar="PLACE", help="where run roots are made: a folder, or s3://bucket/prefix, to which they are committed (default runs/dev)")
+    place.add_argument("--scratch", type=Path, default=Path("runs/scratch"), metavar="DIR", help="with s3:// as output: where run roots are made before they are committed (default runs/scratch)")
     place.add_argument("--workers", type=_positive, metavar="N", help="threads a state may use (default: the CPUs)")
     place.add_argument("--dask", metavar="local:N|tcp://HOST:PORT", help="let a Dask cluster do the shards: N workers on this machine, or those of a scheduler, which must see OUTPUT too (extra dask)")
     place.add_argument("--state-timeout", type=_positive, metavar="SECONDS", help="stop when a cell of a run notebook takes longer (default: never)")
@@ -234,6 +240,9 @@ def _request(arguments: argparse.Namespace, pack: Path, command_line: list[str],
 # %% ../../nbs/operations/03_cli.ipynb #ad161e95
 def run_command(arguments: argparse.Namespace, command_line: list[str]) -> int:
     """`seg1a run`."""
+    bucket = arguments.output_dir if isinstance(arguments.output_dir, str) else None
+    if bucket is not None:
+        arguments.output_dir = arguments.scratch
     _check_run_arguments(arguments)
     progress = _stderr_progress(arguments.quiet)
     from seg1a.operations.zygote import PREPARATIONS, Zygote
@@ -242,7 +251,7 @@ def run_command(arguments: argparse.Namespace, command_line: list[str]) -> int:
     try:
         from seg1a.operations.engine import started
 
-        with started(arguments.dask, arguments.output_dir, progress) as engine:
+        with started(arguments.dask, bucket or arguments.output_dir, progress) as engine:
             request = _request(arguments, _pack_for(arguments, progress), command_line, engine)
             from seg1a.operations.pipeline import run_pipeline
 
@@ -250,6 +259,11 @@ def run_command(arguments: argparse.Namespace, command_line: list[str]) -> int:
     finally:
         if zygote is not None:
             zygote.close()
+    place = None
+    if bucket is not None:
+        from seg1a.operations.output import deliver
+
+        place = deliver(summary, bucket, progress)
     if arguments.result_json is not None:
         from seg1a.core.encoding import pretty_json
         from seg1a.core.run import atomic_bytes
@@ -258,12 +272,12 @@ def run_command(arguments: argparse.Namespace, command_line: list[str]) -> int:
     if arguments.json:
         print(json.dumps(summary, sort_keys=True))
     failure, status = summary["run"]["failure"], summary["gate"]["status"]
-    root = arguments.output_dir / Path(summary["output_dir"]).relative_to(arguments.output_dir.absolute())
+    root = place or arguments.output_dir / Path(summary["output_dir"]).relative_to(arguments.output_dir.absolute())
     if failure is None:
         print(f"{status} {root}")
     else:
         message = " ".join(str(failure["detail"].get("message", "")).split())
-        record = f" (record: {root}/validation/failures)" if (root / "validation" / "failures").exists() else ""
+        record = "" if failure["code"] == "E_CLUSTER_LOST" else f" (record: {root}/validation/failures)"
         print(f"seg1a: {failure['code']}: {message}{record}", file=sys.stderr)
         print(f"FAIL {failure['code']} {message}")
     return summary["run"]["exit_code"]
@@ -276,6 +290,10 @@ def _verdict_on(place: str):
     from seg1a.operations.store import is_remote, open_store
 
     store = open_store(place)
+    if is_remote(place) and RECORD not in (listed := store.list()) and "run_root.json" in listed:
+        from seg1a.operations.output import verify_output
+
+        return verify_output(store)
     if is_remote(place) or (store.folder / RECORD).exists() or store.folder.parent.name.startswith("seed="):
         return verify_promoted(store)
     if not (store.folder / "run_root.json").exists():

@@ -7,7 +7,7 @@ __all__ = ['StoreExchange', 'exchange_at', 'lost', 'DaskScheduler', 'Engine', 'e
            'require_distributed', 'serve_local', 'look', 'parse_dask', 'exchange_place', 'started', 'watched',
            'in_environment']
 
-# %% ../../nbs/operations/01a_engine.ipynb #005d93ff
+# %% ../../nbs/operations/01a_engine.ipynb #ae64b6d0
 import asyncio
 import hashlib
 import importlib.util
@@ -28,9 +28,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-# %% ../../nbs/operations/01a_engine.ipynb #e47b0850
+# %% ../../nbs/operations/01a_engine.ipynb #3df04eea
 from ..core.cluster import Answer, Cluster, FolderExchange, Order, Ref, blob_name, checked_blob, damaged, perform
 from ..core.encoding import MAX_BYTES
 from ..core.errors import Interrupted, Seg1aError, UsageError
@@ -38,7 +38,7 @@ from ..core.lineage import code_digest
 from .store import Store, below, download, is_remote, open_store, read
 from .zygote import prepare
 
-# %% ../../nbs/operations/01a_engine.ipynb #2b4e3e12
+# %% ../../nbs/operations/01a_engine.ipynb #8e588908
 _LARGEST = 1 << 40  # bytes of a blob; the digest decides, not this
 
 
@@ -103,7 +103,7 @@ def exchange_at(place: str) -> FolderExchange | StoreExchange:
     "The exchange at a place: a folder that all machines see, or s3://."
     return StoreExchange(open_store(place)) if is_remote(place) else FolderExchange(place)
 
-# %% ../../nbs/operations/01a_engine.ipynb #480f2c3c
+# %% ../../nbs/operations/01a_engine.ipynb #c85d29f3
 _ATTEMPTS, _PATIENCE = 10, 300.0
 
 
@@ -120,7 +120,7 @@ class _Future:
     future: Any
     attempts: int = 1
 
-# %% ../../nbs/operations/01a_engine.ipynb #522d6918
+# %% ../../nbs/operations/01a_engine.ipynb #a8b54736
 class DaskScheduler:
     "Orders as tasks of a Dask client. `patience`: seconds that the cluster may be without a worker."
 
@@ -179,12 +179,11 @@ class DaskScheduler:
             self._asked = time.monotonic()
         return self._width
 
-# %% ../../nbs/operations/01a_engine.ipynb #a5dcf2bb
+# %% ../../nbs/operations/01a_engine.ipynb #0cf918c1
 _NAMES = ("SEG1A_ENGINE", "SEG1A_DASK", "SEG1A_EXCHANGE", "SEG1A_PROGRESS")
 
 
-@dataclass(frozen=True)
-class Engine:
+class Engine(NamedTuple):
     "A cluster: address of the scheduler, place of the exchange, and the file for lines of progress."
 
     address: str
@@ -198,9 +197,9 @@ class Engine:
 
 def engine_environment(engine: Engine | None) -> dict[str, str]:
     "The environment of an engine, or of threads."
-    return engine.environment() if engine else dict.fromkeys(_NAMES, "")
+    return Engine(*engine).environment() if engine else dict.fromkeys(_NAMES, "")
 
-# %% ../../nbs/operations/01a_engine.ipynb #758e9cfd
+# %% ../../nbs/operations/01a_engine.ipynb #a8d2b16a
 def connected() -> Cluster:
     "The cluster that the environment names, connected once a process. E_CLUSTER_ADDRESS."
     with _connecting:
@@ -241,7 +240,7 @@ class _Journal:
             with open(self.path, "a") as file:
                 file.write(line + "\n")
 
-# %% ../../nbs/operations/01a_engine.ipynb #3e9d4437
+# %% ../../nbs/operations/01a_engine.ipynb #22ea2d23
 def _client(address: str, timeout: float = 15.0) -> Any:
     "A client of the scheduler. E_CLUSTER_EXTRA, E_CLUSTER_ADDRESS."
     require_distributed()
@@ -260,7 +259,7 @@ def require_distributed() -> None:
     if importlib.util.find_spec("distributed") is None:
         raise UsageError("E_CLUSTER_EXTRA", "--dask needs the package distributed, which is not installed")
 
-# %% ../../nbs/operations/01a_engine.ipynb #73da51ca
+# %% ../../nbs/operations/01a_engine.ipynb #5ec37dd8
 _NO_THREADS = {"JE_ARROW_MALLOC_CONF": "background_thread:false", "OMP_NUM_THREADS": "1"}  # of libraries, which a fork would not take along
 _PREPARED = ("seg1a.states.s0_foundations", "seg1a.states.s1_validate", "seg1a.states.s2_validate", "seg1a.states.s3_crossborder", "seg1a.states.s4_ztp", "seg1a.core.kernels:prepare")
 
@@ -283,7 +282,7 @@ def _worker(address: str, folder: str) -> Any:
 
     return Worker(address, nthreads=1, memory_limit=0, host="127.0.0.1", dashboard=False, local_directory=folder)
 
-# %% ../../nbs/operations/01a_engine.ipynb #ce025041
+# %% ../../nbs/operations/01a_engine.ipynb #9fe1d735
 def _forked(server: Callable[[], Any], life: int, ours: int) -> int:
     "The pid of a copy of this process that runs a server, and dies when this process does."
     if pid := os.fork():
@@ -349,7 +348,7 @@ def _local_cluster(workers: int) -> Iterator[str]:
                 process.wait()
             process.stdout.close()
 
-# %% ../../nbs/operations/01a_engine.ipynb #3e10b80d
+# %% ../../nbs/operations/01a_engine.ipynb #df0704cd
 def look(place: str, ref: Ref, roots: tuple[str, ...]) -> tuple[str, str]:
     "On a worker: the digest of its code, and what it does not see."
     try:
@@ -374,7 +373,7 @@ def _look_at_workers(client: Any, place: str, roots: tuple[str, ...] = (), timeo
             raise Seg1aError("E_CLUSTER_WORKER", f"{worker} does not see {unseen}", worker=worker, path=unseen)
     exchange.drop([ref])
 
-# %% ../../nbs/operations/01a_engine.ipynb #fb5f689a
+# %% ../../nbs/operations/01a_engine.ipynb #ccc9ebc6
 def parse_dask(text: str) -> int | str:
     "The number of local workers of `local:N`, or the address of a scheduler. E_CLUSTER_ADDRESS."
     if match := re.fullmatch(r"local:([1-9][0-9]{0,3})", text):
@@ -388,7 +387,7 @@ def exchange_place(where: str | os.PathLike) -> str:
     "A fresh place for the exchange of a run: below its output folder, or below the prefix of its output."
     return below(where, f"_exchange/{uuid.uuid4().hex}") if is_remote(where) else str(Path(where).absolute() / f"_tmp.exchange.{uuid.uuid4().hex}")
 
-# %% ../../nbs/operations/01a_engine.ipynb #5862451a
+# %% ../../nbs/operations/01a_engine.ipynb #0fe0f094
 @contextmanager
 def started(dask: str | None, where: str | os.PathLike, progress: Callable[[str], None] = lambda line: None, roots: tuple[str, ...] = ()) -> Iterator[Engine | None]:
     """The engine that `--dask` names, for the length of the block, with an exchange below `where`; None for no `--dask`.
@@ -419,7 +418,7 @@ def started(dask: str | None, where: str | os.PathLike, progress: Callable[[str]
         disconnect()
         exchange_at(place).clear()
 
-# %% ../../nbs/operations/01a_engine.ipynb #ae50b319
+# %% ../../nbs/operations/01a_engine.ipynb #c9e2910e
 @contextmanager
 def watched(path: Path, progress: Callable[[str], None], seconds: float = 2.0) -> Iterator[None]:
     "Pass on what is appended to a file: every `seconds` the newest line, and the last one at the end."
