@@ -90,10 +90,10 @@ def murderer(cluster: DaskCluster, times: int, pause=(1.0, 4.0), seed: int = 5):
 
 
 class Moody:
-    """An endpoint before an S3 server that answers 503 for a while whenever it is told to."""
+    """An endpoint before an S3 server that after `good` requests answers 503 to all for so many seconds, each time anew."""
 
-    def __init__(self, endpoint: str):
-        self.upstream, self.until, self.refused, self.passed = endpoint.removeprefix("http://"), 0.0, 0, 0
+    def __init__(self, endpoint: str, good: int = 20, seconds: float = 3.0, times: int = 2):
+        self.upstream, self.until, self.refused, self.passed, self.times = endpoint.removeprefix("http://"), 0.0, 0, 0, times
         moody = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -105,6 +105,8 @@ class Moody:
                     moody.refused += 1
                     return self.answer(503, [], b"")
                 moody.passed += 1
+                if moody.passed % good == 0 and moody.times:
+                    moody.until, moody.times = time.monotonic() + seconds, moody.times - 1
                 link = http.client.HTTPConnection(moody.upstream, timeout=60)
                 link.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
                 for name, value in self.headers.items():
@@ -133,10 +135,6 @@ class Moody:
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def refuse_for(self, seconds: float) -> None:
-        """Answer 503 to everything for so long."""
-        self.until = time.monotonic() + seconds
 
     def stop(self) -> None:
         """Close the door."""
