@@ -6,12 +6,13 @@
 __all__ = ['Ref', 'blob_name', 'damaged', 'checked_blob', 'Exchange', 'FolderExchange', 'Outcome', 'task_folder', 'Order',
            'Answer', 'folder_exchange', 'perform', 'Scheduler', 'Delivered', 'Cluster']
 
-# %% ../../nbs/core/04b_cluster.ipynb #0b994a90
+# %% ../../nbs/core/04b_cluster.ipynb #3ec1626b
 import hashlib
 import os
 import pickle
 import shutil
 import threading
+import time
 import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,13 +24,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-# %% ../../nbs/core/04b_cluster.ipynb #3af1483e
+# %% ../../nbs/core/04b_cluster.ipynb #f49dd29a
 from .errors import Seg1aError
 from .lineage import code_digest
 from .run import Run
 from .shards import ShardTask
 
-# %% ../../nbs/core/04b_cluster.ipynb #8298c99a
+# %% ../../nbs/core/04b_cluster.ipynb #c5928812
 @dataclass(frozen=True)
 class Ref:
     "A blob of the exchange: its name, hex64 and size in bytes."
@@ -55,7 +56,7 @@ def checked_blob(ref: Ref, data: bytes) -> bytes:
         raise damaged(ref, "in the exchange has other bytes than were reported")
     return data
 
-# %% ../../nbs/core/04b_cluster.ipynb #a750f6da
+# %% ../../nbs/core/04b_cluster.ipynb #06ee2f5c
 class Exchange(Protocol):
     "A place where coordinator and workers leave blobs for each other. Errors: E_CLUSTER_RESULT, and those of the place."
 
@@ -69,7 +70,7 @@ class Exchange(Protocol):
     def workspace(self): ...
     def clear(self) -> None: ...
 
-# %% ../../nbs/core/04b_cluster.ipynb #afe6f81c
+# %% ../../nbs/core/04b_cluster.ipynb #ea4a6270
 class _FolderWriter:
     "The writing half of a folder."
 
@@ -95,7 +96,7 @@ class _FolderWriter:
             os.link(path, self.folder / ref.name)
         return ref
 
-# %% ../../nbs/core/04b_cluster.ipynb #22ea074d
+# %% ../../nbs/core/04b_cluster.ipynb #d4c435b6
 class FolderExchange(_FolderWriter):
     "A folder that all machines see under one path. It is made when something is put."
 
@@ -134,7 +135,7 @@ class FolderExchange(_FolderWriter):
         "Remove the exchange and all that is left in it."
         shutil.rmtree(self.folder, ignore_errors=True)
 
-# %% ../../nbs/core/04b_cluster.ipynb #6cb0dde9
+# %% ../../nbs/core/04b_cluster.ipynb #97b5fbfc
 @dataclass(frozen=True)
 class Outcome:
     "What a task gives: a value for the coordinator, one for the second pass, totals, and files of `task_folder()` as name -> (path, hex64)."
@@ -152,7 +153,7 @@ def task_folder() -> Path:
     "The folder in which the task that runs in this thread may leave files."
     return _here.folder
 
-# %% ../../nbs/core/04b_cluster.ipynb #83d108ef
+# %% ../../nbs/core/04b_cluster.ipynb #391f08d2
 @dataclass(frozen=True)
 class Order:
     "One task for one shard, as it is sent to a worker."
@@ -175,8 +176,13 @@ class Answer:
     keep: Ref | None
     totals: Any
     files: Mapping[str, Ref]
+    seconds: float  # of CPU, of the thread that did it
 
-# %% ../../nbs/core/04b_cluster.ipynb #3520c496
+    def sizes(self) -> dict[str, int]:
+        "Bytes that were put, by what they are for."
+        return {"tell": self.tell.size, "keep": self.keep.size if self.keep else 0, "files": sum(ref.size for ref in self.files.values())}
+
+# %% ../../nbs/core/04b_cluster.ipynb #33bbedd9
 def folder_exchange(place: str) -> FolderExchange:
     "The opener of a shared folder."
     return FolderExchange(place)
@@ -188,7 +194,7 @@ def _exchange_at(opener: str, place: str) -> Exchange:
     module, _, function = opener.partition(":")
     return getattr(import_module(module), function)(place)
 
-# %% ../../nbs/core/04b_cluster.ipynb #40cac0a6
+# %% ../../nbs/core/04b_cluster.ipynb #60fcd76c
 _TASKS_KEPT = 4
 _tasks: OrderedDict[str, ShardTask] = OrderedDict()
 _tasks_lock = threading.Lock()
@@ -204,7 +210,7 @@ def _task_of(exchange: Exchange, ref: Ref) -> ShardTask:
         _tasks.move_to_end(ref.name)
         return _tasks[ref.name]
 
-# %% ../../nbs/core/04b_cluster.ipynb #3b5c8682
+# %% ../../nbs/core/04b_cluster.ipynb #174c7da6
 def _placed(value: Any, root: Path | None) -> Any:
     "An argument of a task as it is on this machine: runs with one worker and, if given, another root."
     if isinstance(value, Run):
@@ -225,10 +231,11 @@ def _write_errors(order: Order) -> Iterator[None]:
     except OSError as error:
         raise Seg1aError("E_WRITE_FAIL", f"{order.label}: a worker cannot write: {error.strerror or error}", path=str(error.filename), errno=error.errno) from error
 
-# %% ../../nbs/core/04b_cluster.ipynb #a7a0ddfa
+# %% ../../nbs/core/04b_cluster.ipynb #693a649a
 def perform(order: Order) -> Answer:
     """Do an order; the worker's side. Raises what the task raises, E_CLUSTER_WORKER for other code, E_CLUSTER_RESULT for a damaged blob."""
     _require_same_code(order)
+    started = time.thread_time()
     exchange = _exchange_at(order.opener, order.place)
     task = _task_of(exchange, order.task)
     with _write_errors(order), exchange.workspace() as folder:
@@ -240,16 +247,17 @@ def perform(order: Order) -> Answer:
         second = () if order.kept is None else (pickle.loads(exchange.get(order.kept)), order.before)
         _here.folder = folder
         made = task.function(*task.given, item, *second)
-        return _answer(exchange, order.label, made if isinstance(made, Outcome) else Outcome(made))
+        answer = _answer(exchange, order.label, made if isinstance(made, Outcome) else Outcome(made))
+        return replace(answer, seconds=time.thread_time() - started)
 
 
 def _answer(exchange: Exchange, label: str, made: Outcome) -> Answer:
     "Put everything that was made into the exchange."
     files = {name: exchange.put_file(f"{label}.{name}", path, sha256) for name, (path, sha256) in made.files.items()}
     keep = None if made.keep is None else exchange.put(f"{label}.keep", pickle.dumps(made.keep, 5))
-    return Answer(exchange.put(f"{label}.tell", pickle.dumps(made.tell, 5)), keep, made.totals, files)
+    return Answer(exchange.put(f"{label}.tell", pickle.dumps(made.tell, 5)), keep, made.totals, files, 0.0)
 
-# %% ../../nbs/core/04b_cluster.ipynb #a0fe0b77
+# %% ../../nbs/core/04b_cluster.ipynb #966c48f2
 class Scheduler(Protocol):
     "What does orders somewhere. `answer` raises what the task raised, or `Interrupted` when the cluster is gone."
 
@@ -258,7 +266,7 @@ class Scheduler(Protocol):
     def cancel(self, jobs: Iterable[Any]) -> None: ...
     def width(self) -> int: ...
 
-# %% ../../nbs/core/04b_cluster.ipynb #1ef39fd6
+# %% ../../nbs/core/04b_cluster.ipynb #9548fe0d
 @dataclass(frozen=True)
 class Delivered:
     "A shard that is done: what its task tells, its totals, and its files by name, to be fetched from the exchange."
@@ -277,12 +285,13 @@ class _Job:
     blobs: list[Ref]
     answer: Answer | None = None
 
-# %% ../../nbs/core/04b_cluster.ipynb #8e48f487
+# %% ../../nbs/core/04b_cluster.ipynb #aa051299
 class _Engine:
     "What the states ask of a cluster."
 
-    def __init__(self, scheduler: Scheduler, exchange: Exchange, opener: str, place: str, told: Callable[[str], None] = lambda line: None):
-        self.scheduler, self.exchange, self._opener, self._place, self._told = scheduler, exchange, opener, place, told
+    def __init__(self, scheduler: Scheduler, exchange: Exchange, opener: str, place: str, told: Callable[[str], None] = lambda line: None,
+                 record: Callable[[dict], None] = lambda facts: None):
+        self.scheduler, self.exchange, self._opener, self._place, self._told, self.record = scheduler, exchange, opener, place, told, record
         self._numbers, self._number_lock = 0, threading.Lock()
         self._sent: dict[str, Ref] = {}  # files of the run root that are in the exchange
 
@@ -302,11 +311,12 @@ class _Engine:
         finally:
             stage.give_up()
 
-# %% ../../nbs/core/04b_cluster.ipynb #cf3d72bb
+# %% ../../nbs/core/04b_cluster.ipynb #82c1c700
 class Cluster(_Engine):
     """An engine for `map_shards`: tasks of shards as orders to a scheduler, everything of size through the exchange.
 
-    `opener` and `place` say how a worker opens the exchange. `told(line)` gets a line whenever a shard is done."""
+    `opener` and `place` say how a worker opens the exchange. `told(line)` gets a line whenever a shard is done, `record(facts)`
+    seconds and bytes of every task, and what a stage cost the coordinator."""
 
     def stage_label(self, task: ShardTask) -> str:
         "A name for the blobs of a stage that no other stage of this process has."
@@ -354,13 +364,14 @@ def _values(task: ShardTask) -> Iterator[Any]:
         if isinstance(value, ShardTask):
             yield from _values(value)
 
-# %% ../../nbs/core/04b_cluster.ipynb #a146c045
+# %% ../../nbs/core/04b_cluster.ipynb #f1edce80
 class _Stage:
     "One `deliver`: two queues, and the totals before the next shard."
 
     def __init__(self, cluster: Cluster, task: ShardTask, finish: ShardTask | None, before: Any, add: Callable | None):
         self.cluster, self.task, self.finish, self.before, self.add = cluster, task, finish, before, add
         self.label, self.number, self.done = cluster.stage_label(task), 0, 0
+        self.started = time.process_time(), time.monotonic()
         self.first: deque[_Job] = deque()
         self.second: deque[_Job] = deque()
         self.blobs = [self._put_task("task", task), *([self._put_task("finish", finish)] if finish else [])]
@@ -412,6 +423,8 @@ class _Stage:
         tells = [pickle.loads(exchange.get(answer.tell)) for answer in answers]
         exchange.drop([*job.blobs, *(answer.tell for answer in answers)])
         self.done += 1
+        for number, answer in enumerate(answers, 1):
+            self.cluster.record({"stage": self.label, "pass": number, "seconds": answer.seconds, "item": job.order.item.size, **answer.sizes()})
         self.cluster.progress(self.label, self.done)
         files = {name: ref for answer in answers for name, ref in answer.files.items()}
         return Delivered(tuple(tells) if job.answer else tells[0], answers[0].totals, files)
@@ -420,3 +433,4 @@ class _Stage:
         "Cancel what is in the works; at the end nothing is."
         self.cluster.scheduler.cancel([job.handle for job in (*self.first, *self.second)])
         self.cluster.exchange.drop(self.blobs)
+        self.cluster.record({"stage": self.label, "coordinator": time.process_time() - self.started[0], "wall": time.monotonic() - self.started[1], "shards": self.done, "task": sum(ref.size for ref in self.blobs)})

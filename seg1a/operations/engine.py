@@ -7,10 +7,11 @@ __all__ = ['StoreExchange', 'exchange_at', 'lost', 'DaskScheduler', 'Engine', 'e
            'require_distributed', 'serve_local', 'look', 'parse_dask', 'exchange_place', 'started', 'watched',
            'in_environment']
 
-# %% ../../nbs/operations/01a_engine.ipynb #ae64b6d0
+# %% ../../nbs/operations/01a_engine.ipynb #3ae35cbb
 import asyncio
 import hashlib
 import importlib.util
+import json
 import logging
 import os
 import re
@@ -30,7 +31,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# %% ../../nbs/operations/01a_engine.ipynb #3df04eea
+# %% ../../nbs/operations/01a_engine.ipynb #eccc58c3
 from ..core.cluster import Answer, Cluster, FolderExchange, Order, Ref, blob_name, checked_blob, damaged, perform
 from ..core.encoding import MAX_BYTES
 from ..core.errors import Interrupted, Seg1aError, UsageError
@@ -38,7 +39,7 @@ from ..core.lineage import code_digest
 from .store import Store, below, download, is_remote, open_store, read
 from .zygote import prepare
 
-# %% ../../nbs/operations/01a_engine.ipynb #8e588908
+# %% ../../nbs/operations/01a_engine.ipynb #e027d8e5
 _LARGEST = 1 << 40  # bytes of a blob; the digest decides, not this
 
 
@@ -103,7 +104,7 @@ def exchange_at(place: str) -> FolderExchange | StoreExchange:
     "The exchange at a place: a folder that all machines see, or s3://."
     return StoreExchange(open_store(place)) if is_remote(place) else FolderExchange(place)
 
-# %% ../../nbs/operations/01a_engine.ipynb #c85d29f3
+# %% ../../nbs/operations/01a_engine.ipynb #0e4efa35
 _ATTEMPTS, _PATIENCE = 10, 300.0
 
 
@@ -120,7 +121,7 @@ class _Future:
     future: Any
     attempts: int = 1
 
-# %% ../../nbs/operations/01a_engine.ipynb #a8b54736
+# %% ../../nbs/operations/01a_engine.ipynb #daf48421
 class DaskScheduler:
     "Orders as tasks of a Dask client. `patience`: seconds that the cluster may be without a worker."
 
@@ -179,7 +180,7 @@ class DaskScheduler:
             self._asked = time.monotonic()
         return self._width
 
-# %% ../../nbs/operations/01a_engine.ipynb #0cf918c1
+# %% ../../nbs/operations/01a_engine.ipynb #9a15ff76
 _NAMES = ("SEG1A_ENGINE", "SEG1A_DASK", "SEG1A_EXCHANGE", "SEG1A_PROGRESS")
 
 
@@ -199,7 +200,7 @@ def engine_environment(engine: Engine | None) -> dict[str, str]:
     "The environment of an engine, or of threads."
     return Engine(*engine).environment() if engine else dict.fromkeys(_NAMES, "")
 
-# %% ../../nbs/operations/01a_engine.ipynb #a8d2b16a
+# %% ../../nbs/operations/01a_engine.ipynb #c2bb1647
 def connected() -> Cluster:
     "The cluster that the environment names, connected once a process. E_CLUSTER_ADDRESS."
     with _connecting:
@@ -213,7 +214,14 @@ _connecting = threading.Lock()
 def _connected(address: str, place: str, progress: str) -> Cluster:
     told = _Journal(Path(progress)) if progress else lambda line: None
     _clients.append(_client(address))
-    return Cluster(DaskScheduler(_clients[-1]), exchange_at(place), f"{__name__}:exchange_at", place, told)
+    return Cluster(DaskScheduler(_clients[-1]), exchange_at(place), f"{__name__}:exchange_at", place, told, _record)
+
+
+def _record(facts: dict) -> None:
+    "Append facts of a task to the file that `$SEG1A_TASK_LOG` names; for benchmarks, and for who wants to know where the time goes."
+    if path := os.environ.get("SEG1A_TASK_LOG"):
+        with open(path, "a") as file:
+            file.write(json.dumps(facts) + "\n")
 
 
 _clients: list[Any] = []
@@ -240,7 +248,7 @@ class _Journal:
             with open(self.path, "a") as file:
                 file.write(line + "\n")
 
-# %% ../../nbs/operations/01a_engine.ipynb #22ea2d23
+# %% ../../nbs/operations/01a_engine.ipynb #10a1e581
 def _client(address: str, timeout: float = 15.0) -> Any:
     "A client of the scheduler. E_CLUSTER_EXTRA, E_CLUSTER_ADDRESS."
     require_distributed()
@@ -259,7 +267,7 @@ def require_distributed() -> None:
     if importlib.util.find_spec("distributed") is None:
         raise UsageError("E_CLUSTER_EXTRA", "--dask needs the package distributed, which is not installed")
 
-# %% ../../nbs/operations/01a_engine.ipynb #5ec37dd8
+# %% ../../nbs/operations/01a_engine.ipynb #2b228737
 _NO_THREADS = {"JE_ARROW_MALLOC_CONF": "background_thread:false", "OMP_NUM_THREADS": "1"}  # of libraries, which a fork would not take along
 _PREPARED = ("seg1a.states.s0_foundations", "seg1a.states.s1_validate", "seg1a.states.s2_validate", "seg1a.states.s3_crossborder", "seg1a.states.s4_ztp", "seg1a.core.kernels:prepare")
 
@@ -282,7 +290,7 @@ def _worker(address: str, folder: str) -> Any:
 
     return Worker(address, nthreads=1, memory_limit=0, host="127.0.0.1", dashboard=False, local_directory=folder)
 
-# %% ../../nbs/operations/01a_engine.ipynb #9fe1d735
+# %% ../../nbs/operations/01a_engine.ipynb #d781c668
 def _forked(server: Callable[[], Any], life: int, ours: int) -> int:
     "The pid of a copy of this process that runs a server, and dies when this process does."
     if pid := os.fork():
@@ -348,7 +356,7 @@ def _local_cluster(workers: int) -> Iterator[str]:
                 process.wait()
             process.stdout.close()
 
-# %% ../../nbs/operations/01a_engine.ipynb #df0704cd
+# %% ../../nbs/operations/01a_engine.ipynb #91759d87
 def look(place: str, ref: Ref, roots: tuple[str, ...]) -> tuple[str, str]:
     "On a worker: the digest of its code, and what it does not see."
     try:
@@ -373,7 +381,7 @@ def _look_at_workers(client: Any, place: str, roots: tuple[str, ...] = (), timeo
             raise Seg1aError("E_CLUSTER_WORKER", f"{worker} does not see {unseen}", worker=worker, path=unseen)
     exchange.drop([ref])
 
-# %% ../../nbs/operations/01a_engine.ipynb #ccc9ebc6
+# %% ../../nbs/operations/01a_engine.ipynb #62dbc2c7
 def parse_dask(text: str) -> int | str:
     "The number of local workers of `local:N`, or the address of a scheduler. E_CLUSTER_ADDRESS."
     if match := re.fullmatch(r"local:([1-9][0-9]{0,3})", text):
@@ -387,7 +395,7 @@ def exchange_place(where: str | os.PathLike) -> str:
     "A fresh place for the exchange of a run: below its output folder, or below the prefix of its output."
     return below(where, f"_exchange/{uuid.uuid4().hex}") if is_remote(where) else str(Path(where).absolute() / f"_tmp.exchange.{uuid.uuid4().hex}")
 
-# %% ../../nbs/operations/01a_engine.ipynb #0fe0f094
+# %% ../../nbs/operations/01a_engine.ipynb #c8d50a39
 @contextmanager
 def started(dask: str | None, where: str | os.PathLike, progress: Callable[[str], None] = lambda line: None, roots: tuple[str, ...] = ()) -> Iterator[Engine | None]:
     """The engine that `--dask` names, for the length of the block, with an exchange below `where`; None for no `--dask`.
@@ -418,7 +426,7 @@ def started(dask: str | None, where: str | os.PathLike, progress: Callable[[str]
         disconnect()
         exchange_at(place).clear()
 
-# %% ../../nbs/operations/01a_engine.ipynb #c9e2910e
+# %% ../../nbs/operations/01a_engine.ipynb #b70b6465
 @contextmanager
 def watched(path: Path, progress: Callable[[str], None], seconds: float = 2.0) -> Iterator[None]:
     "Pass on what is appended to a file: every `seconds` the newest line, and the last one at the end."
