@@ -38,9 +38,10 @@ def run_case(case: str, pack: Path, folder: Path, workers: int, record: Path) ->
     elif case == "started":
         used, out, _ = seg1a(*common, "--dask", f"local:{workers}")
     else:
-        from seg1a.operations.engine import _client, _local_cluster
+        from seg1a.operations.engine import _client
+        from seg1a.operations.local_cluster import local_cluster
 
-        with _local_cluster(workers) as address:
+        with local_cluster(workers) as address:
             client = _client(address)
             client.wait_for_workers(workers, timeout=120)
             client.close()

@@ -12,7 +12,8 @@ from test_cold_start import loaded_by
 
 from seg1a.core.errors import Interrupted, Seg1aError
 from seg1a.core.run import Options
-from seg1a.operations.engine import Engine, _local_cluster, exchange_place, started
+from seg1a.operations.engine import Engine, exchange_place, started
+from seg1a.operations.local_cluster import local_cluster
 from seg1a.operations.pipeline import RunRequest, run_pipeline
 
 pytest.importorskip("distributed")
@@ -21,7 +22,7 @@ pytest.importorskip("distributed")
 @pytest.fixture(scope="module")
 def cluster():
     """A cluster of two workers on this machine."""
-    with _local_cluster(2) as address:
+    with local_cluster(2) as address:
         yield address
 
 
@@ -70,7 +71,7 @@ def request(pack: Path, folder: Path, engine: Engine) -> RunRequest:
 
 def test_a_lost_scheduler_interrupts_the_run(small_pack, tmp_path):
     """Nothing is recorded, the root is that of a killed run, and the message says how to go on."""
-    with _local_cluster(1) as address:
+    with local_cluster(1) as address:
         engine = Engine(address, exchange_place(tmp_path / "runs"))
         lines = []
 

@@ -11,7 +11,8 @@ from run_support import FLAGS, LANES, last_line, sealed_files
 from store_support import BUCKET, Places
 from test_cluster import large_pack, large_run  # noqa: F401  fixtures
 
-from seg1a.operations.engine import _local_cluster, exchange_at
+from seg1a.operations.engine import exchange_at
+from seg1a.operations.local_cluster import local_cluster
 from seg1a.operations.store import open_store
 
 RUN = (*FLAGS, "--no-notebooks")
@@ -81,7 +82,7 @@ def test_a_cluster_that_shares_nothing_but_a_store(seg1a, small_pack, s3_server,
     moody = Moody(s3_server.endpoint)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", moody.url)
     try:
-        with _local_cluster(1) as address:
+        with local_cluster(1) as address:
             done = seg1a("run", "--pack", small_pack, "--output-dir", bucket, "--scratch", tmp_path / "work", "--dask", address, *RUN)
     finally:
         moody.stop()

@@ -6,7 +6,7 @@
 __all__ = ['Ref', 'blob_name', 'damaged', 'checked_blob', 'Exchange', 'FolderExchange', 'Outcome', 'task_folder', 'Order',
            'Answer', 'folder_exchange', 'perform', 'Scheduler', 'Delivered', 'Cluster']
 
-# %% ../../nbs/core/04b_cluster.ipynb #3ec1626b
+# %% ../../nbs/core/04b_cluster.ipynb #8157f12e
 import hashlib
 import os
 import pickle
@@ -24,13 +24,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-# %% ../../nbs/core/04b_cluster.ipynb #f49dd29a
+# %% ../../nbs/core/04b_cluster.ipynb #77f33fbe
 from .errors import Seg1aError
 from .lineage import code_digest
 from .run import Run
 from .shards import ShardTask
 
-# %% ../../nbs/core/04b_cluster.ipynb #c5928812
+# %% ../../nbs/core/04b_cluster.ipynb #8d656880
 @dataclass(frozen=True)
 class Ref:
     "A blob of the exchange: its name, hex64 and size in bytes."
@@ -56,7 +56,7 @@ def checked_blob(ref: Ref, data: bytes) -> bytes:
         raise damaged(ref, "in the exchange has other bytes than were reported")
     return data
 
-# %% ../../nbs/core/04b_cluster.ipynb #06ee2f5c
+# %% ../../nbs/core/04b_cluster.ipynb #208559bb
 class Exchange(Protocol):
     "A place where coordinator and workers leave blobs for each other. Errors: E_CLUSTER_RESULT, and those of the place."
 
@@ -70,7 +70,7 @@ class Exchange(Protocol):
     def workspace(self): ...
     def clear(self) -> None: ...
 
-# %% ../../nbs/core/04b_cluster.ipynb #ea4a6270
+# %% ../../nbs/core/04b_cluster.ipynb #c9f6075f
 class _FolderWriter:
     "The writing half of a folder."
 
@@ -96,7 +96,7 @@ class _FolderWriter:
             os.link(path, self.folder / ref.name)
         return ref
 
-# %% ../../nbs/core/04b_cluster.ipynb #d4c435b6
+# %% ../../nbs/core/04b_cluster.ipynb #0872b28b
 class FolderExchange(_FolderWriter):
     "A folder that all machines see under one path. It is made when something is put."
 
@@ -135,7 +135,7 @@ class FolderExchange(_FolderWriter):
         "Remove the exchange and all that is left in it."
         shutil.rmtree(self.folder, ignore_errors=True)
 
-# %% ../../nbs/core/04b_cluster.ipynb #97b5fbfc
+# %% ../../nbs/core/04b_cluster.ipynb #fe579320
 @dataclass(frozen=True)
 class Outcome:
     "What a task gives: a value for the coordinator, one for the second pass, totals, and files of `task_folder()` as name -> (path, hex64)."
@@ -153,7 +153,7 @@ def task_folder() -> Path:
     "The folder in which the task that runs in this thread may leave files."
     return _here.folder
 
-# %% ../../nbs/core/04b_cluster.ipynb #391f08d2
+# %% ../../nbs/core/04b_cluster.ipynb #8c98bb80
 @dataclass(frozen=True)
 class Order:
     "One task for one shard, as it is sent to a worker."
@@ -182,7 +182,7 @@ class Answer:
         "Bytes that were put, by what they are for."
         return {"tell": self.tell.size, "keep": self.keep.size if self.keep else 0, "files": sum(ref.size for ref in self.files.values())}
 
-# %% ../../nbs/core/04b_cluster.ipynb #33bbedd9
+# %% ../../nbs/core/04b_cluster.ipynb #386b1643
 def folder_exchange(place: str) -> FolderExchange:
     "The opener of a shared folder."
     return FolderExchange(place)
@@ -194,7 +194,7 @@ def _exchange_at(opener: str, place: str) -> Exchange:
     module, _, function = opener.partition(":")
     return getattr(import_module(module), function)(place)
 
-# %% ../../nbs/core/04b_cluster.ipynb #60fcd76c
+# %% ../../nbs/core/04b_cluster.ipynb #8b0db604
 _TASKS_KEPT = 4
 _tasks: OrderedDict[str, ShardTask] = OrderedDict()
 _tasks_lock = threading.Lock()
@@ -210,7 +210,7 @@ def _task_of(exchange: Exchange, ref: Ref) -> ShardTask:
         _tasks.move_to_end(ref.name)
         return _tasks[ref.name]
 
-# %% ../../nbs/core/04b_cluster.ipynb #174c7da6
+# %% ../../nbs/core/04b_cluster.ipynb #9d606bc0
 def _placed(value: Any, root: Path | None) -> Any:
     "An argument of a task as it is on this machine: runs with one worker and, if given, another root."
     if isinstance(value, Run):
@@ -231,7 +231,7 @@ def _write_errors(order: Order) -> Iterator[None]:
     except OSError as error:
         raise Seg1aError("E_WRITE_FAIL", f"{order.label}: a worker cannot write: {error.strerror or error}", path=str(error.filename), errno=error.errno) from error
 
-# %% ../../nbs/core/04b_cluster.ipynb #693a649a
+# %% ../../nbs/core/04b_cluster.ipynb #e0c45d06
 def perform(order: Order) -> Answer:
     """Do an order; the worker's side. Raises what the task raises, E_CLUSTER_WORKER for other code, E_CLUSTER_RESULT for a damaged blob."""
     _require_same_code(order)
@@ -257,7 +257,7 @@ def _answer(exchange: Exchange, label: str, made: Outcome) -> Answer:
     keep = None if made.keep is None else exchange.put(f"{label}.keep", pickle.dumps(made.keep, 5))
     return Answer(exchange.put(f"{label}.tell", pickle.dumps(made.tell, 5)), keep, made.totals, files, 0.0)
 
-# %% ../../nbs/core/04b_cluster.ipynb #966c48f2
+# %% ../../nbs/core/04b_cluster.ipynb #5c8a4df9
 class Scheduler(Protocol):
     "What does orders somewhere. `answer` raises what the task raised, or `Interrupted` when the cluster is gone."
 
@@ -266,7 +266,7 @@ class Scheduler(Protocol):
     def cancel(self, jobs: Iterable[Any]) -> None: ...
     def width(self) -> int: ...
 
-# %% ../../nbs/core/04b_cluster.ipynb #9548fe0d
+# %% ../../nbs/core/04b_cluster.ipynb #82022d54
 @dataclass(frozen=True)
 class Delivered:
     "A shard that is done: what its task tells, its totals, and its files by name, to be fetched from the exchange."
@@ -285,45 +285,15 @@ class _Job:
     blobs: list[Ref]
     answer: Answer | None = None
 
-# %% ../../nbs/core/04b_cluster.ipynb #aa051299
-class _Engine:
-    "What the states ask of a cluster."
+# %% ../../nbs/core/04b_cluster.ipynb #2e3d5c6d
+class _Sender:
+    "What goes out: orders, files, words."
 
     def __init__(self, scheduler: Scheduler, exchange: Exchange, opener: str, place: str, told: Callable[[str], None] = lambda line: None,
                  record: Callable[[dict], None] = lambda facts: None):
         self.scheduler, self.exchange, self._opener, self._place, self._told, self.record = scheduler, exchange, opener, place, told, record
         self._numbers, self._number_lock = 0, threading.Lock()
         self._sent: dict[str, Ref] = {}  # files of the run root that are in the exchange
-
-    def map(self, task: ShardTask, shards: Iterable) -> Iterator:
-        "`task(shard)` of every shard, in order; errors as `map_shards`, and `Interrupted`."
-        for delivered in self.deliver(task, shards):
-            yield delivered.tell
-
-    def deliver(self, task: ShardTask, shards: Iterable, finish: ShardTask | None = None, before: Any = None,
-                add: Callable | None = None) -> Iterator[Delivered]:
-        """Every shard as `Delivered`, in order. With `finish` in two passes: `task(shard)` keeps a part and totals, then `finish(shard, part, before)`.
-
-        `before` starts as given and grows by `add(before, totals)`; what is told and the files are those of both passes, as (first, second) and under both names."""
-        stage = _Stage(self, task, finish, before, add)
-        try:
-            yield from stage.deliveries(iter(shards))
-        finally:
-            stage.give_up()
-
-# %% ../../nbs/core/04b_cluster.ipynb #82c1c700
-class Cluster(_Engine):
-    """An engine for `map_shards`: tasks of shards as orders to a scheduler, everything of size through the exchange.
-
-    `opener` and `place` say how a worker opens the exchange. `told(line)` gets a line whenever a shard is done, `record(facts)`
-    seconds and bytes of every task, and what a stage cost the coordinator."""
-
-    def stage_label(self, task: ShardTask) -> str:
-        "A name for the blobs of a stage that no other stage of this process has."
-        with self._number_lock:
-            self._numbers += 1
-            inner = next((value for value in _values(task) if isinstance(value, ShardTask)), task)
-            return f"{inner.function.__module__.rpartition('.')[2]}.{os.getpid()}.{self._numbers}"
 
     def order(self, label: str, task: Ref, item: Ref, kept: Ref | None = None, before: Any = None) -> Order:
         "An order of this cluster."
@@ -351,6 +321,36 @@ class Cluster(_Engine):
         "Say that a shard is done."
         self._told(f"{label.partition('.')[0]}: {done} shards done, {self.scheduler.width()} at once")
 
+# %% ../../nbs/core/04b_cluster.ipynb #ce3a982a
+class Cluster(_Sender):
+    """An engine for `map_shards`: tasks of shards as orders to a scheduler, everything of size through the exchange.
+
+    `opener` and `place` say how a worker opens the exchange. `told(line)` gets a line whenever a shard is done, `record(facts)`
+    seconds and bytes of every task, and what a stage cost the coordinator."""
+
+    def map(self, task: ShardTask, shards: Iterable) -> Iterator:
+        "`task(shard)` of every shard, in order; errors as `map_shards`, and `Interrupted`."
+        for delivered in self.deliver(task, shards):
+            yield delivered.tell
+
+    def deliver(self, task: ShardTask, shards: Iterable, finish: ShardTask | None = None, before: Any = None,
+                add: Callable | None = None) -> Iterator[Delivered]:
+        """Every shard as `Delivered`, in order. With `finish` in two passes: `task(shard)` keeps a part and totals, then `finish(shard, part, before)`.
+
+        `before` starts as given and grows by `add(before, totals)`; what is told and the files are those of both passes, as (first, second) and under both names."""
+        stage = _Stage(self, task, finish, before, add)
+        try:
+            yield from stage.deliveries(iter(shards))
+        finally:
+            stage.give_up()
+
+    def stage_label(self, task: ShardTask) -> str:
+        "A name for the blobs of a stage that no other stage of this process has."
+        with self._number_lock:
+            self._numbers += 1
+            inner = next((value for value in _values(task) if isinstance(value, ShardTask)), task)
+            return f"{inner.function.__module__.rpartition('.')[2]}.{os.getpid()}.{self._numbers}"
+
 
 def _sendable(task: ShardTask) -> ShardTask:
     "The task, and those among its arguments, without `reads`: only the coordinator calls it, and it need not have a name."
@@ -364,9 +364,9 @@ def _values(task: ShardTask) -> Iterator[Any]:
         if isinstance(value, ShardTask):
             yield from _values(value)
 
-# %% ../../nbs/core/04b_cluster.ipynb #f1edce80
-class _Stage:
-    "One `deliver`: two queues, and the totals before the next shard."
+# %% ../../nbs/core/04b_cluster.ipynb #5d30065a
+class _Orders:
+    "The orders of a stage: two queues, and the totals before the next shard."
 
     def __init__(self, cluster: Cluster, task: ShardTask, finish: ShardTask | None, before: Any, add: Callable | None):
         self.cluster, self.task, self.finish, self.before, self.add = cluster, task, finish, before, add
@@ -393,6 +393,10 @@ class _Stage:
         order = self.cluster.order(label, self.blobs[1], job.order.item, answer.keep, self.before)
         self.second.append(_Job(order, self.cluster.scheduler.submit(order), [*job.blobs, answer.keep], answer))
         self.before = self.add(self.before, answer.totals)
+
+# %% ../../nbs/core/04b_cluster.ipynb #dfdc0b52
+class _Stage(_Orders):
+    "One `deliver`: the two queues, kept moving."
 
     def deliveries(self, source: Iterator) -> Iterator[Delivered]:
         "Keep the cluster busy, deliver in order."

@@ -30,7 +30,7 @@ from .tables import OutputRecord
 from .trace import (TraceAppender, TraceColumns, TraceText, add_totals, format_trace, shard_totals, trace_chunks, trace_columns, trace_keys,
                               trace_offset, trace_program, zero_totals)
 
-# %% ../../nbs/core/16c_events.ipynb #c30d0f67
+# %% ../../nbs/core/16c_events.ipynb #dad38d66
 @dataclass(frozen=True)
 class Drawn:
     "The events of a shard: columns by stream id (as for `write_event_part`), all of them in order of emission, and what the state is told about them."
@@ -40,7 +40,7 @@ class Drawn:
     trace: TraceColumns
     told: Any
 
-# %% ../../nbs/core/16c_events.ipynb #31b6459e
+# %% ../../nbs/core/16c_events.ipynb #aa378e05
 def _kept(state: int, tell: Any, trace: TraceColumns, files: Mapping | None = None) -> Outcome:
     "The outcome of a first pass."
     return Outcome(tell, trace, shard_totals(trace, len(trace_keys(state))), files or {})
@@ -52,7 +52,7 @@ def _format_kept(run: Run, state: int, item: Any, trace: TraceColumns, before: n
     path.write_bytes(format_trace(trace_program(trace_keys(state), run.lineage), trace, before).data)
     return Outcome(files={"trace": (path, digest_file(path).sha256)})
 
-# %% ../../nbs/core/16c_events.ipynb #bdb43c4d
+# %% ../../nbs/core/16c_events.ipynb #809e5005
 def _deliveries(run: Run, state: int, first: ShardTask, items: Iterable) -> Iterator[tuple[Delivered, TraceText]]:
     "Every shard after both passes, with its trace rows, which are taken out of the exchange."
     engine, keys = shard_engine(), len(trace_keys(state))
@@ -62,7 +62,7 @@ def _deliveries(run: Run, state: int, first: ShardTask, items: Iterable) -> Iter
             engine.exchange.drop([done.files["trace"]])
             yield done, TraceText(np.frombuffer(text, np.uint8), done.totals)
 
-# %% ../../nbs/core/16c_events.ipynb #afcce507
+# %% ../../nbs/core/16c_events.ipynb #93d78501
 def _checked(state: int, task: ShardTask, item: Any) -> Outcome:
     made = task(item)
     return _kept(state, replace(made, trace=None), made.trace)
@@ -80,7 +80,7 @@ def traced_shards(run: Run, state: int, task: ShardTask, items: Iterable) -> Ite
         for done, text in _deliveries(run, state, first, items):
             yield done.tell[0], text
 
-# %% ../../nbs/core/16c_events.ipynb #c0e055e7
+# %% ../../nbs/core/16c_events.ipynb #eea527e3
 def _write_parts(run: Run, state: int, make: ShardTask, item: Any) -> Outcome:
     "The first pass of a producer: the parts of a shard as files, and their records."
     drawn, records = make(item), {}
@@ -97,11 +97,8 @@ def _refuse_other(run: Run, record: OutputRecord) -> None:
         raise Seg1aError("E_PARTITION_EXISTS", f"{record.path} exists with other content", path=record.path, errno=errno.EEXIST)
 
 # %% ../../nbs/core/16c_events.ipynb #91c4a4fa
-class StateLogs:
-    """Context manager for all event parts and trace rows of one state: written as shards come, published together at the end.
-
-    `write` may be called by many threads; `append_trace` by one, in the order of the shards. After the block `records` holds an
-    OutputRecord of every part and of the whole trace, by path, and `totals` those of the trace keys of the state."""
+class _Staging:
+    "The parts and the trace of a state, staged and published."
 
     def __init__(self, run: Run, state: int):
         self.run, self._state, self._trace = run, state, TraceAppender(run, state)
@@ -133,6 +130,34 @@ class StateLogs:
             raise Seg1aError("E_WRITE_FAIL", f"{place.name} cannot be written: {error.strerror}", path=place.name, errno=error.errno) from error
         self._parts.append((record, place))
         return record
+
+    def append_trace(self, rows: TraceColumns | TraceText | np.ndarray) -> None:
+        "Put the events of the next shard into the trace. Errors of `TraceAppender.append`."
+        self._trace.append(rows)
+
+    @property
+    def totals(self) -> np.ndarray:
+        "uint64[keys, 3]: draws, blocks, events of this state so far."
+        return self._trace.totals
+
+    def _publish(self, kind, error, trace) -> None:
+        "Rename the parts into place, unless the block failed."
+        if kind is None:
+            for record, _ in self._parts:
+                _refuse_other(self.run, record)
+            publish_files((place, self.run.root / record.path) for record, place in sorted(self._parts, key=lambda part: part[0].path))
+
+    def __exit__(self, kind, error, trace) -> None:
+        self._stack.__exit__(kind, error, trace)
+        records = [record for record, _ in self._parts] + [self._trace.record] * (self._trace.record is not None)
+        self.records = sorted(records, key=lambda record: record.path)
+
+# %% ../../nbs/core/16c_events.ipynb #8db6254c
+class StateLogs(_Staging):
+    """Context manager for all event parts and trace rows of one state: written as shards come, published together at the end.
+
+    `write` may be called by many threads; `append_trace` by one, in the order of the shards. After the block `records` holds an
+    OutputRecord of every part and of the whole trace, by path, and `totals` those of the trace keys of the state."""
 
     def draw(self, make: ShardTask, items: Iterable) -> Iterator[Any]:
         """`make(item)`, a `Drawn`, for every item: its parts are staged, its trace rows appended; yields what it tells, in order.
@@ -166,24 +191,3 @@ class StateLogs:
         except OSError as error:
             raise Seg1aError("E_WRITE_FAIL", f"{place.name} cannot be written: {error.strerror}", path=place.name, errno=error.errno) from error
         self._parts.append((record, place))
-
-    def append_trace(self, rows: TraceColumns | TraceText | np.ndarray) -> None:
-        "Put the events of the next shard into the trace. Errors of `TraceAppender.append`."
-        self._trace.append(rows)
-
-    @property
-    def totals(self) -> np.ndarray:
-        "uint64[keys, 3]: draws, blocks, events of this state so far."
-        return self._trace.totals
-
-    def _publish(self, kind, error, trace) -> None:
-        "Rename the parts into place, unless the block failed."
-        if kind is None:
-            for record, _ in self._parts:
-                _refuse_other(self.run, record)
-            publish_files((place, self.run.root / record.path) for record, place in sorted(self._parts, key=lambda part: part[0].path))
-
-    def __exit__(self, kind, error, trace) -> None:
-        self._stack.__exit__(kind, error, trace)
-        records = [record for record, _ in self._parts] + [self._trace.record] * (self._trace.record is not None)
-        self.records = sorted(records, key=lambda record: record.path)

@@ -4,22 +4,14 @@
 
 # %% auto #0
 __all__ = ['StoreExchange', 'exchange_at', 'lost', 'DaskScheduler', 'Engine', 'engine_environment', 'connected', 'disconnect',
-           'require_distributed', 'serve_local', 'look', 'parse_dask', 'exchange_place', 'started', 'watched',
-           'in_environment']
+           'require_distributed', 'look', 'parse_dask', 'exchange_place', 'started', 'watched', 'in_environment']
 
-# %% ../../nbs/operations/01a_engine.ipynb #3ae35cbb
-import asyncio
+# %% ../../nbs/operations/01a_engine.ipynb #17bb6668
 import hashlib
 import importlib.util
 import json
-import logging
 import os
 import re
-import select
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -31,20 +23,20 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# %% ../../nbs/operations/01a_engine.ipynb #eccc58c3
+# %% ../../nbs/operations/01a_engine.ipynb #dd9db7d9
 from ..core.cluster import Answer, Cluster, FolderExchange, Order, Ref, blob_name, checked_blob, damaged, perform
 from ..core.encoding import MAX_BYTES
 from ..core.errors import Interrupted, Seg1aError, UsageError
 from ..core.lineage import code_digest
+from .local_cluster import local_cluster
 from .store import Store, below, download, is_remote, open_store, read
-from .zygote import prepare
 
-# %% ../../nbs/operations/01a_engine.ipynb #e027d8e5
+# %% ../../nbs/operations/01a_engine.ipynb #98ca8066
 _LARGEST = 1 << 40  # bytes of a blob; the digest decides, not this
 
 
-class StoreExchange:
-    "A place of an object store as an exchange; workers see nothing of the run root."
+class _StoreWriter:
+    "The writing half of an exchange in a store."
 
     shared = False
 
@@ -62,6 +54,10 @@ class StoreExchange:
         ref = Ref(blob_name(label, sha256), sha256, path.stat().st_size)
         self.store.create(ref.name, path)
         return ref
+
+# %% ../../nbs/operations/01a_engine.ipynb #5d2dec4a
+class StoreExchange(_StoreWriter):
+    "A place of an object store as an exchange; workers see nothing of the run root."
 
     def get(self, ref: Ref) -> bytes:
         "The bytes of a blob, checked. E_CLUSTER_RESULT."
@@ -104,7 +100,7 @@ def exchange_at(place: str) -> FolderExchange | StoreExchange:
     "The exchange at a place: a folder that all machines see, or s3://."
     return StoreExchange(open_store(place)) if is_remote(place) else FolderExchange(place)
 
-# %% ../../nbs/operations/01a_engine.ipynb #0e4efa35
+# %% ../../nbs/operations/01a_engine.ipynb #0802746c
 _ATTEMPTS, _PATIENCE = 10, 300.0
 
 
@@ -121,9 +117,9 @@ class _Future:
     future: Any
     attempts: int = 1
 
-# %% ../../nbs/operations/01a_engine.ipynb #daf48421
-class DaskScheduler:
-    "Orders as tasks of a Dask client. `patience`: seconds that the cluster may be without a worker."
+# %% ../../nbs/operations/01a_engine.ipynb #2a6e6439
+class _DaskOrders:
+    "Handing in orders and waiting for answers."
 
     def __init__(self, client: Any, patience: float = _PATIENCE):
         self.client, self.patience = client, patience
@@ -157,6 +153,10 @@ class DaskScheduler:
                     raise
                 raise lost(f"{type(error).__name__}: {error}") from error
 
+# %% ../../nbs/operations/01a_engine.ipynb #99cb0ba1
+class DaskScheduler(_DaskOrders):
+    "Orders as tasks of a Dask client. `patience`: seconds that the cluster may be without a worker."
+
     def cancel(self, jobs: Iterable[_Future]) -> None:
         "Give up orders."
         with suppress(Exception):
@@ -180,7 +180,7 @@ class DaskScheduler:
             self._asked = time.monotonic()
         return self._width
 
-# %% ../../nbs/operations/01a_engine.ipynb #9a15ff76
+# %% ../../nbs/operations/01a_engine.ipynb #4fa7215e
 _NAMES = ("SEG1A_ENGINE", "SEG1A_DASK", "SEG1A_EXCHANGE", "SEG1A_PROGRESS")
 
 
@@ -200,7 +200,7 @@ def engine_environment(engine: Engine | None) -> dict[str, str]:
     "The environment of an engine, or of threads."
     return Engine(*engine).environment() if engine else dict.fromkeys(_NAMES, "")
 
-# %% ../../nbs/operations/01a_engine.ipynb #c2bb1647
+# %% ../../nbs/operations/01a_engine.ipynb #55429ba4
 def connected() -> Cluster:
     "The cluster that the environment names, connected once a process. E_CLUSTER_ADDRESS."
     with _connecting:
@@ -248,7 +248,7 @@ class _Journal:
             with open(self.path, "a") as file:
                 file.write(line + "\n")
 
-# %% ../../nbs/operations/01a_engine.ipynb #10a1e581
+# %% ../../nbs/operations/01a_engine.ipynb #ce81a9f7
 def _client(address: str, timeout: float = 15.0) -> Any:
     "A client of the scheduler. E_CLUSTER_EXTRA, E_CLUSTER_ADDRESS."
     require_distributed()
@@ -267,96 +267,7 @@ def require_distributed() -> None:
     if importlib.util.find_spec("distributed") is None:
         raise UsageError("E_CLUSTER_EXTRA", "--dask needs the package distributed, which is not installed")
 
-# %% ../../nbs/operations/01a_engine.ipynb #2b228737
-_NO_THREADS = {"JE_ARROW_MALLOC_CONF": "background_thread:false", "OMP_NUM_THREADS": "1"}  # of libraries, which a fork would not take along
-_PREPARED = ("seg1a.states.s0_foundations", "seg1a.states.s1_validate", "seg1a.states.s2_validate", "seg1a.states.s3_crossborder", "seg1a.states.s4_ztp", "seg1a.core.kernels:prepare")
-
-
-async def _serve(server: Callable[[], Any], life: int) -> None:
-    "Run a scheduler or a worker until the process that made this one is gone."
-    asyncio.get_running_loop().add_reader(life, os._exit, 0)
-    async with server() as running:
-        await running.finished()
-
-
-def _scheduler(port: int) -> Any:
-    from distributed import Scheduler
-
-    return Scheduler(host="127.0.0.1", port=port, dashboard_address="127.0.0.1:0", dashboard=False)
-
-
-def _worker(address: str, folder: str) -> Any:
-    from distributed import Worker
-
-    return Worker(address, nthreads=1, memory_limit=0, host="127.0.0.1", dashboard=False, local_directory=folder)
-
-# %% ../../nbs/operations/01a_engine.ipynb #d781c668
-def _forked(server: Callable[[], Any], life: int, ours: int) -> int:
-    "The pid of a copy of this process that runs a server, and dies when this process does."
-    if pid := os.fork():
-        return pid
-    try:
-        os.close(ours)
-        asyncio.run(_serve(server, life))
-    finally:
-        os._exit(1)
-
-
-def serve_local(workers: int) -> None:
-    "The life of a local cluster: fork the scheduler, which prints its address, then workers; end when standard input does."
-    import distributed  # noqa: F401  before the first fork
-
-    for name in _NAMES:  # a worker that asked the engine would wait for itself
-        os.environ.pop(name, None)
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    life, ours = os.pipe()  # nobody writes: its end says that this process is gone
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    servers = {_forked(lambda: _scheduler(port), life, ours): None}
-    print(f"tcp://127.0.0.1:{port}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="seg1a-workers-") as folder:
-        for what in _PREPARED:
-            prepare(what)
-        begin = lambda: _forked(lambda: _worker(f"tcp://127.0.0.1:{port}", folder), life, ours)
-        servers |= {begin(): begin for _ in range(workers)}
-        _keep(servers)
-
-
-def _keep(servers: dict[int, Callable[[], int] | None]) -> None:
-    "Replace those that die, as long as standard input stands; those without a way to begin again are not replaced. Then end all."
-    while not select.select([sys.stdin], [], [], 0.2)[0]:
-        died, _ = os.waitpid(-1, os.WNOHANG)
-        begin = servers.pop(died, None) if died else None
-        if begin is not None:
-            servers[begin()] = begin
-    for pid in servers:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-
-
-@contextmanager
-def _local_cluster(workers: int) -> Iterator[str]:
-    "The address of a cluster that ends with the block. E_CLUSTER_ADDRESS when it does not start."
-    program = "import sys; from seg1a.operations.engine import serve_local; serve_local(int(sys.argv[1]))"
-    with tempfile.TemporaryFile() as words:
-        process = subprocess.Popen([sys.executable, "-c", program, str(workers)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words, text=True,
-                                   env=os.environ | _NO_THREADS, start_new_session=True)
-        try:
-            address = process.stdout.readline().strip()
-            if not address:
-                words.seek(0)
-                raise UsageError("E_CLUSTER_ADDRESS", f"the local cluster did not start: {words.read().decode(errors='replace').strip()[-300:]}", address=f"local:{workers}")
-            yield address
-        finally:
-            process.stdin.close()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            process.stdout.close()
-
-# %% ../../nbs/operations/01a_engine.ipynb #91759d87
+# %% ../../nbs/operations/01a_engine.ipynb #d53d4f33
 def look(place: str, ref: Ref, roots: tuple[str, ...]) -> tuple[str, str]:
     "On a worker: the digest of its code, and what it does not see."
     try:
@@ -381,7 +292,7 @@ def _look_at_workers(client: Any, place: str, roots: tuple[str, ...] = (), timeo
             raise Seg1aError("E_CLUSTER_WORKER", f"{worker} does not see {unseen}", worker=worker, path=unseen)
     exchange.drop([ref])
 
-# %% ../../nbs/operations/01a_engine.ipynb #62dbc2c7
+# %% ../../nbs/operations/01a_engine.ipynb #9e1bef15
 def parse_dask(text: str) -> int | str:
     "The number of local workers of `local:N`, or the address of a scheduler. E_CLUSTER_ADDRESS."
     if match := re.fullmatch(r"local:([1-9][0-9]{0,3})", text):
@@ -395,7 +306,7 @@ def exchange_place(where: str | os.PathLike) -> str:
     "A fresh place for the exchange of a run: below its output folder, or below the prefix of its output."
     return below(where, f"_exchange/{uuid.uuid4().hex}") if is_remote(where) else str(Path(where).absolute() / f"_tmp.exchange.{uuid.uuid4().hex}")
 
-# %% ../../nbs/operations/01a_engine.ipynb #c8d50a39
+# %% ../../nbs/operations/01a_engine.ipynb #22affba3
 @contextmanager
 def started(dask: str | None, where: str | os.PathLike, progress: Callable[[str], None] = lambda line: None, roots: tuple[str, ...] = ()) -> Iterator[Engine | None]:
     """The engine that `--dask` names, for the length of the block, with an exchange below `where`; None for no `--dask`.
@@ -410,7 +321,7 @@ def started(dask: str | None, where: str | os.PathLike, progress: Callable[[str]
     try:
         with tempfile.TemporaryDirectory(prefix="seg1a-") as own, watched(Path(own) / "progress", progress):
             if isinstance(wanted, int):
-                with _local_cluster(wanted) as address:
+                with local_cluster(wanted) as address:
                     try:
                         yield Engine(address, place, str(Path(own) / "progress"))
                     finally:
@@ -426,7 +337,7 @@ def started(dask: str | None, where: str | os.PathLike, progress: Callable[[str]
         disconnect()
         exchange_at(place).clear()
 
-# %% ../../nbs/operations/01a_engine.ipynb #b70b6465
+# %% ../../nbs/operations/01a_engine.ipynb #ba39e152
 @contextmanager
 def watched(path: Path, progress: Callable[[str], None], seconds: float = 2.0) -> Iterator[None]:
     "Pass on what is appended to a file: every `seconds` the newest line, and the last one at the end."
