@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FAILURE_CLASSES', 'SCOPES', 'CodeRecord', 'code_table', 'plain_text', 'Seg1aError', 'UsageError', 'StagingError',
-           'NotPassed']
+           'NotPassed', 'Interrupted']
 
 # %% ../../nbs/core/00_errors.ipynb #5045cc92
 import re
@@ -158,3 +158,14 @@ class StagingError(Seg1aError):
 
 class NotPassed(Seg1aError):
     "A reader found no valid PASS, and therefore reads nothing."
+
+# %% ../../nbs/core/00_errors.ipynb #b949ceab
+class Interrupted(BaseException):
+    "The machinery under a run went away; `error` says what happened. The run is neither passed nor failed, and can be resumed."
+
+    def __init__(self, error: Seg1aError):
+        super().__init__(str(error))
+        self.error = error
+
+    def __reduce__(self):
+        return type(self), (self.error,)

@@ -26,7 +26,7 @@ from .findings import Finding
 from .float_text import load_word
 from .kernels import kernel
 from .run import Run
-from .trace import TraceColumns, add_totals, count_lines, shard_totals, trace_chunks, trace_keys, trace_offset, trace_program, zero_totals
+from .trace import TraceColumns, TraceText, add_totals, count_lines, shard_totals, trace_chunks, trace_keys, trace_offset, trace_program, zero_totals
 
 # %% ../../nbs/core/16b_event_checks.ipynb #9d5408fc
 @kernel
@@ -336,9 +336,9 @@ def _trace_stretch(path: Path, state: int) -> tuple[int, int]:
     return (trace_offset(path, state), trace_offset(path, state + 1)) if path.is_file() else (0, 0)
 
 # %% ../../nbs/core/16b_event_checks.ipynb #2b6322fd
-def validate_trace(run: Run, state: int, shards: Iterable[TraceColumns], codes: Mapping[str, str | None],
+def validate_trace(run: Run, state: int, shards: Iterable[TraceColumns | TraceText], codes: Mapping[str, str | None],
                    check: str = "trace") -> tuple[list[Finding], np.ndarray]:
-    """What is wrong with the trace rows of a state, when `shards` are its events made again, shard by shard in order; and the totals that they imply.
+    """What is wrong with the trace rows of a state, when `shards` are its events made again, shard by shard in order, as columns or as rows; and the totals that they imply.
 
     `codes`: schema (lineage, label, format), replay (counter, totals, missing, foreign). Totals are uint64[keys, 3]: draws, blocks, events."""
     path, keys = run.path("rng_trace_log"), trace_keys(state)
@@ -354,9 +354,10 @@ def validate_trace(run: Run, state: int, shards: Iterable[TraceColumns], codes: 
         handle.seek(start)
         reader = _TraceReader(handle, stop - start, codes)
         for columns in shards:
-            for text in trace_chunks(program, columns, totals):
+            formatted = isinstance(columns, TraceText)
+            for text in columns.chunks() if formatted else trace_chunks(program, columns, totals):
                 reader.compare(text)
-            totals = add_totals(totals, shard_totals(columns, len(keys)))
+            totals = add_totals(totals, columns.totals if formatted else shard_totals(columns, len(keys)))
         faults += reader.finish()
     findings = [Finding(code, check, message, file, row, None, a, b) for code, message, row, a, b in faults if code is not None]
     return findings, totals

@@ -102,12 +102,7 @@ def staged(path: str | os.PathLike, replace: bool = False) -> Iterator[Path]:
         yield temporary
         _publish(temporary, path, replace)
     except OSError as error:
-<<<<<<< HEAD
-        raise Seg1aError("E_WRITE_FAIL", f"{path} cannot be written: {error.strerror or error}",
-                         path=str(error.filename or path), errno=error.errno) from error
-=======
         raise write_failure(error, path) from error
->>>>>>> w-crash
     finally:
         _remove(temporary)
 
@@ -125,11 +120,7 @@ def publish_files(moves: Iterable[tuple[Path, Path]]) -> None:
             fault(f"named {path.parent.name}/{path.name}")
             folders.add(path.parent)
         except OSError as error:
-<<<<<<< HEAD
-            raise Seg1aError("E_WRITE_FAIL", f"{path} cannot be written: {error.strerror}", path=str(path), errno=error.errno) from error
-=======
             raise write_failure(error, path) from error
->>>>>>> w-crash
     for folder in sorted(folders):
         flush(folder)
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['trace_keys', 'trace_program', 'TraceColumns', 'trace_columns', 'zero_totals', 'shard_totals', 'add_totals',
-           'format_trace', 'trace_chunks', 'trace_offset', 'count_lines', 'TraceAppender']
+           'format_trace', 'TraceText', 'trace_chunks', 'trace_offset', 'count_lines', 'TraceAppender']
 
 # %% ../../nbs/core/16a_trace.ipynb #d4e9cf2b
 import os
@@ -134,6 +134,21 @@ def format_trace(program: RowProgram, columns: TraceColumns, before: np.ndarray,
     return format_rows(program, {**columns.counters, "module": columns.choice, "substream_label": columns.choice,
                                  "draws_total": totals[0], "blocks_total": totals[1], "events_total": totals[2]}, buffer)
 
+# %% ../../nbs/core/16a_trace.ipynb #8d5e6fc6
+@dataclass(frozen=True, eq=False)
+class TraceText:
+    "Trace rows that are formatted already: `text` uint8, whole lines, and what their events add to the totals, uint64[keys, 3]."
+
+    text: np.ndarray
+    totals: np.ndarray
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        "The text cut where `trace_chunks` cuts it."
+        ends = np.flatnonzero(self.text == 10)[CHUNK - 1 :: CHUNK] + 1
+        for start, stop in zip([0, *ends], [*ends, self.text.size]):
+            if stop > start:
+                yield self.text[start:stop]
+
 # %% ../../nbs/core/16a_trace.ipynb #57de9372
 def trace_chunks(program: RowProgram, columns: TraceColumns, before: np.ndarray) -> Iterator[np.ndarray]:
     "The text of `format_trace` in pieces, uint8; each stands until the next is asked for. Same errors."
@@ -254,10 +269,13 @@ class TraceAppender:
             self._open(self._stack.enter_context(staged(self.path, replace=True)))
         self._file.write(text)
 
-    def append(self, rows: TraceColumns | np.ndarray) -> None:
-        """The events of the next shard; or their text (uint8, whole lines, from `format_trace`), when somebody else keeps the totals.
+    def append(self, rows: TraceColumns | TraceText | np.ndarray) -> None:
+        """The events of the next shard, or their text, formatted elsewhere; or text alone (uint8, whole lines), when somebody else keeps the totals.
 
         `E_RNG_BUDGET` when a total would pass 2**64 - 1, `E_WRITE_FAIL`."""
+        if isinstance(rows, TraceText):
+            self.totals = add_totals(self.totals, rows.totals)
+            rows = rows.text
         if not isinstance(rows, TraceColumns):
             text = np.frombuffer(rows, np.uint8)
             self.rows += int(count_lines(text))

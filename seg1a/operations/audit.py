@@ -15,7 +15,7 @@ import sys
 from importlib import resources
 from pathlib import Path
 
-from ..core.errors import Seg1aError
+from ..core.errors import Interrupted, Seg1aError
 
 # %% ../../nbs/operations/00_audit.ipynb #ad7439b3
 KEPT_MIME = ("application/json", "image/png", "image/svg+xml", "text/html", "text/latex", "text/markdown", "text/plain")
@@ -152,7 +152,7 @@ def _engine(kernel, raw: Path):
 def execute_notebook(notebook: Path, parameters: dict, kernel: "StateKernel", raw: Path, timeout: float | None = None) -> dict:
     """Execute `notebook` in `kernel` and write the raw result to `raw`; returns the executed notebook as a dict.
 
-    Raises E_NOTEBOOK_PARAMETER before anything runs; E_NOTEBOOK_CELL, E_NOTEBOOK_KERNEL_LOST or E_NOTEBOOK_TIMEOUT after.
+    Raises E_NOTEBOOK_PARAMETER before anything runs; E_NOTEBOOK_CELL, E_NOTEBOOK_KERNEL_LOST or E_NOTEBOOK_TIMEOUT after, or `Interrupted` as the state raised it.
     `timeout` is in seconds a cell; None waits for ever.
     """
     check_parameters(notebook, parameters)
@@ -167,6 +167,9 @@ def execute_notebook(notebook: Path, parameters: dict, kernel: "StateKernel", ra
         papermill_execute(str(notebook), str(raw), parameters=parameters, engine_name="seg1a", kernel_name="python3", progress_bar=False, execution_timeout=timeout,
                           request_save_on_cell_execute=False)
     except PapermillExecutionError as error:
+        if error.ename == Interrupted.__name__:  # nobody failed: what the state stood on went away
+            code, _, message = error.evalue.partition(": ")
+            raise Interrupted(Seg1aError(code, message, **where)) from error
         raise Seg1aError("E_NOTEBOOK_CELL", f"a cell of {notebook.name} failed: {error.ename}: {error.evalue}", **where, ename=error.ename, evalue=error.evalue) from error
     except CellTimeoutError as error:
         raise Seg1aError("E_NOTEBOOK_TIMEOUT", f"a cell of {notebook.name} ran longer than {timeout} s", **where, seconds=timeout) from error

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from .. import __version__
-from ..core.errors import Seg1aError, StagingError, UsageError
+from ..core.errors import Interrupted, Seg1aError, StagingError, UsageError
 
 # %% ../../nbs/operations/03_cli.ipynb #ff6bb19b
 def _u64(text: str) -> int:
@@ -43,6 +43,18 @@ def _positive(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
     return int(text)
+
+
+def _place(text: str) -> str:
+    """A place, which is some text: nothing at all would quietly mean the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a place, got an empty text")
+    return text
+
+
+def _folder_or_bucket(text: str) -> Path | str:
+    """A folder as a path, s3:// as it is."""
+    return text if text.startswith("s3://") else Path(_place(text))
 
 
 def _named_path(text: str) -> tuple[str, Path]:
@@ -85,7 +97,7 @@ _TABLE_FLAGS = {
 def _input_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `seg1a run` that name inputs."""
     inputs = parser.add_argument_group("inputs (the pack holds them all; each of the others replaces or adds one file)")
-    inputs.add_argument("--pack", metavar="PLACE", help="artefact pack: a folder, or file:// or s3://bucket/prefix, which is staged into OUTPUT/packs first (default: the dev pack of 10 000 merchants, built from the checkout into a cache)")
+    inputs.add_argument("--pack", type=_place, metavar="PLACE", help="artefact pack: a folder, or file:// or s3://bucket/prefix, which is staged into OUTPUT/packs first (default: the dev pack of 10 000 merchants, built from the checkout into a cache)")
     for flag, name in _TABLE_FLAGS.items():
         inputs.add_argument("--" + flag.replace("_", "-"), type=Path, metavar="PATH", help=f"use this file as {name}")
     inputs.add_argument("--param", type=_named_path, action="append", default=[], metavar="NAME=PATH", help="use PATH as the governed parameter file NAME; repeatable")
@@ -95,9 +107,11 @@ def _input_flags(parser: argparse.ArgumentParser) -> None:
 def _place_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `seg1a run` that say how and where; no sealed byte depends on them."""
     place = parser.add_argument_group("how and where (no sealed byte depends on these)")
-    place.add_argument("--output-dir", type=Path, default=Path("runs/dev"), metavar="PATH", help="where run roots are made (default runs/dev)")
-    place.add_argument("--resume", type=Path, metavar="ROOT", help="go on with the run of this root after its last finished state; flags need not be repeated, and may not differ")
+    place.add_argument("--output-dir", type=_folder_or_bucket, default=Path("runs/dev"), metavar="PLACE", help="where run roots are made: a folder, or s3://bucket/prefix, to which they are committed (default runs/dev)")
+    place.add_argument("--scratch", type=lambda text: Path(_place(text)), default=Path("runs/scratch"), metavar="DIR", help="with s3:// as output: where run roots are made before they are committed (default runs/scratch)")
+    place.add_argument("--resume", type=lambda text: Path(_place(text)), metavar="ROOT", help="go on with the run of this root after its last finished state; flags need not be repeated, and may not differ")
     place.add_argument("--workers", type=_positive, metavar="N", help="threads a state may use (default: the CPUs)")
+    place.add_argument("--dask", metavar="local:N|tcp://HOST:PORT", help="let a Dask cluster do the shards: N workers on this machine, or those of a scheduler, which must see OUTPUT too (extra dask)")
     place.add_argument("--state-timeout", type=_positive, metavar="SECONDS", help="stop when a cell of a run notebook takes longer (default: never)")
     place.add_argument("--s4-validation-output", type=Path, metavar="PATH", help="working folder of S4's validator (default: in the run root)")
     place.add_argument("--result-json", type=Path, metavar="PATH", help="also write the JSON summary here (it is always in the run root)")
@@ -178,8 +192,20 @@ def _check_run_arguments(arguments: argparse.Namespace) -> None:
     for path in [getattr(arguments, flag) for flag in _TABLE_FLAGS] + [path for _, path in arguments.param]:
         if path is not None and not path.is_file():
             raise UsageError("E_USAGE", f"{path} is not a file")
-    if arguments.output_dir.exists() and not arguments.output_dir.is_dir():
-        raise UsageError("E_USAGE", f"--output-dir {arguments.output_dir} is not a folder")
+    _check_folder("--output-dir", arguments.output_dir)
+    if arguments.result_json is not None:
+        _check_folder("--result-json", arguments.result_json.parent)
+        if arguments.result_json.is_dir():
+            raise UsageError("E_USAGE", f"--result-json {arguments.result_json} is a folder, not a file")
+
+
+def _check_folder(flag: str, folder: Path) -> None:
+    """E_USAGE unless the folder is one that may be written to, or could be made: better now than when a run has ended."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise UsageError("E_USAGE", f"{flag}: {folder}: {there} is not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError("E_USAGE", f"{flag}: {folder}: nothing may be written to {there}")
 
 # %% ../../nbs/operations/03_cli.ipynb #495011f3
 def _stderr_progress(quiet: bool):
@@ -216,7 +242,7 @@ def _pack_for(arguments: argparse.Namespace, progress) -> Path:
     return overlay_pack(pack, overrides, arguments.output_dir / "packs" / overlay_digest(manifest, overrides)[:16])
 
 # %% ../../nbs/operations/03_cli.ipynb #2150f10c
-def _request(arguments: argparse.Namespace, pack: Path, command_line: list[str]):
+def _request(arguments: argparse.Namespace, pack: Path, command_line: list[str], engine=None):
     """The request that the flags make."""
     from seg1a.core.run import Options
     from seg1a.core.shards import worker_count
@@ -232,7 +258,7 @@ def _request(arguments: argparse.Namespace, pack: Path, command_line: list[str])
         pack=pack, output_dir=arguments.output_dir, seed=arguments.seed, git_commit=arguments.git_commit or default_commit(),
         start_time_ns=time.time_ns() if arguments.start_time_ns is None else arguments.start_time_ns, options=options,
         artefact_version=arguments.artefact_version, workers=arguments.workers or worker_count(), expect_parameter_hash=arguments.expect_parameter_hash,
-        expect_manifest_fingerprint=arguments.expect_manifest_fingerprint, state_timeout=arguments.state_timeout, command_line=tuple(command_line),
+        expect_manifest_fingerprint=arguments.expect_manifest_fingerprint, state_timeout=arguments.state_timeout, command_line=tuple(command_line), dask=engine,
     )
 
 # %% ../../nbs/operations/03_cli.ipynb #ad161e95
@@ -240,8 +266,15 @@ def run_command(arguments: argparse.Namespace, command_line: list[str]) -> int:
     """`seg1a run`."""
     from seg1a.operations.stops import stoppable
 
+    bucket = arguments.output_dir if isinstance(arguments.output_dir, str) else None
+    if bucket is not None:
+        arguments.output_dir = arguments.scratch
     with stoppable():
-        summary, root = (_resumed if arguments.resume else _fresh_run)(arguments, command_line)
+        summary, root = (_resumed if arguments.resume else _fresh_run)(arguments, command_line, bucket)
+        if bucket is not None:
+            from seg1a.operations.output import deliver
+
+            root = deliver(summary, bucket, _stderr_progress(arguments.quiet))
     if arguments.result_json is not None:
         from seg1a.core.encoding import pretty_json
         from seg1a.core.run import atomic_bytes
@@ -252,31 +285,35 @@ def run_command(arguments: argparse.Namespace, command_line: list[str]) -> int:
     return _report(summary, root, command_line)
 
 
-def _fresh_run(arguments: argparse.Namespace, command_line: list[str]) -> tuple[dict, Path]:
+def _fresh_run(arguments: argparse.Namespace, command_line: list[str], bucket: str | None) -> tuple[dict, Path]:
     """A run from its beginning: its summary, and its root below the output folder as it was given."""
     _check_run_arguments(arguments)
     progress = _stderr_progress(arguments.quiet)
     from seg1a.operations.zygote import PREPARATIONS, Zygote
 
-    zygote = Zygote(PREPARATIONS) if arguments.notebooks else None  # it imports while the pack is verified
+    zygote = Zygote(("distributed",) * bool(arguments.dask) + PREPARATIONS) if arguments.notebooks else None  # it imports while the pack is verified
     try:
-        request = _request(arguments, _pack_for(arguments, progress), command_line)
-        from seg1a.operations.pipeline import run_pipeline
+        from seg1a.operations.engine import started
 
-        summary = run_pipeline(request, progress, zygote)
+        with started(arguments.dask, bucket or arguments.output_dir, progress) as engine:
+            request = _request(arguments, _pack_for(arguments, progress), command_line, engine)
+            from seg1a.operations.pipeline import run_pipeline
+
+            summary = run_pipeline(request, progress, zygote)
     finally:
         if zygote is not None:
             zygote.close()
     return summary, arguments.output_dir / Path(summary["output_dir"]).relative_to(arguments.output_dir.absolute())
 
 
-def _resumed(arguments: argparse.Namespace, command_line: list[str]) -> tuple[dict, Path]:
+def _resumed(arguments: argparse.Namespace, command_line: list[str], bucket: str | None) -> tuple[dict, Path]:
     """A run that goes on in its root: its summary, and the root as it was given."""
     from seg1a.operations.resume import resume_arguments
     from seg1a.operations.zygote import PREPARATIONS, Zygote
 
     given = build_parser(command_line, resuming=True).parse_args(command_line)
-    return resume_arguments(given, _stderr_progress(arguments.quiet), lambda: Zygote(PREPARATIONS))
+    preparations = ("distributed",) * bool(given.dask) + PREPARATIONS
+    return resume_arguments(given, _stderr_progress(arguments.quiet), lambda: Zygote(preparations), bucket)
 
 # %% ../../nbs/operations/03_cli.ipynb #adcc9d91
 def _report(summary: dict, root: Path, command_line: list[str]) -> int:
@@ -290,7 +327,7 @@ def _report(summary: dict, root: Path, command_line: list[str]) -> int:
     message = " ".join(str(failure["detail"].get("message", "")).split())
     print(f"seg1a: {failure['code']}: {message} (record: {root}/validation/failures)", file=sys.stderr)
     if failure["code"] in INTERRUPTIONS:
-        _say_how_to_go_on(resume_command(root, tuple(command_line), summary["run"]["started_utc_ns"]))
+        _say_how_to_go_on(resume_command(Path(root), tuple(command_line), summary["run"]["started_utc_ns"]))
     print(f"FAIL {failure['code']} {message}")
     return summary["run"]["exit_code"]
 
@@ -308,6 +345,10 @@ def _verdict_on(place: str):
     from seg1a.operations.store import is_remote, open_store
 
     store = open_store(place)
+    if is_remote(place) and RECORD not in (listed := store.list()) and "run_root.json" in listed:
+        from seg1a.operations.output import verify_output
+
+        return verify_output(store)
     if is_remote(place) or (store.folder / RECORD).exists() or store.folder.parent.name.startswith("seed="):
         return verify_promoted(store)
     if not (store.folder / "run_root.json").exists():
@@ -384,6 +425,8 @@ def main(command_line: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt as stop:
         return _stopped(stop)
+    except Interrupted as stop:
+        return _refused(stop.error)
     except Exception as error:
         if debug:
             raise

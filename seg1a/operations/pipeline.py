@@ -23,7 +23,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..core.encoding import json_value, pretty_json, read_json
-from ..core.errors import Seg1aError
+from ..core.errors import Interrupted, Seg1aError
 from ..core.faults import fault
 from ..core.kernels import COMPILATIONS, is_compiled
 from ..core.lineage import code_digest, package_root
@@ -32,6 +32,7 @@ from ..core.run import Lineage, Options, Run, atomic_bytes, failure_path, flush,
 from ..core.shards import worker_count
 from ..inputs.manifest import CHECKSUMS
 from .alerts import alerts_document, run_alerts
+from .engine import Engine, engine_environment
 from .progress import abandoned_roots, close_nursery, open_nursery, record_state
 from .seal import fold_s0, read_summary, seal
 from .stops import Stopped, cause_of_cell, refusal_of, resume_command
@@ -54,10 +55,11 @@ class RunRequest:
     artefact_version: str | None = None
     state_timeout: float | None = None
     command_line: tuple[str, ...] = ()
+    dask: Engine | None = None
 
     def environment(self) -> dict[str, str]:
         """How and where, for the states: what no notebook parameter may carry, because it must not be sealed."""
-        return {"SEG1A_WORKERS": str(self.workers), "SEG1A_S4_VALIDATION_OUTPUT": self.options.s4_validation_output or ""}
+        return {"SEG1A_WORKERS": str(self.workers), "SEG1A_S4_VALIDATION_OUTPUT": self.options.s4_validation_output or ""} | engine_environment(self.dask)
 
     def for_s0(self, handoff: Path) -> dict:
         """The JSON document that S0 reads."""
@@ -71,7 +73,7 @@ class RunRequest:
     def recorded(self) -> dict:
         """Every field as a JSON value, with absolute paths: what a resumed run is begun again from."""
         places = {"pack": str(self.pack.absolute()), "output_dir": str(self.output_dir.absolute())}
-        return {entry.name: json_value(getattr(self, entry.name)) for entry in fields(self) if entry.name not in places and entry.name != "options"} | places | {
+        return {entry.name: json_value(getattr(self, entry.name)) for entry in fields(self) if entry.name not in (*places, "options", "dask")} | places | {
             "options": self.options.sealed() | {"s4_validation_output": self.options.s4_validation_output}}
 
 # %% ../../nbs/operations/02_pipeline.ipynb #d6448f16
@@ -217,7 +219,7 @@ def _run_state(execution: Execution, state: int) -> None:
     compiling = f", {compiled:.1f} s of it compiling" if compiled >= 0.1 else ""
     execution.progress(f"S{state} {'not validated' if not summary['validated'] else 'passed'} in {execution.seconds[f'S{state}']:.1f} s{compiling} ({rows})")
     if state == 0:
-        execution.progress(f"should this run die: {resume_command(execution.shown_root())}")
+        execution.progress(f"should this run die: {resume_command(execution.shown_root(), execution.request.command_line)}")
 
 
 def _announce_compilation(progress: Progress) -> None:
@@ -308,7 +310,7 @@ def write_telemetry(execution: Execution) -> None:
     environ = {"hostname": platform.node(), "platform": platform.platform(), "python": sys.version, "libc": " ".join(platform.libc_ver()),
                "build_commit": execution.request.git_commit, "code_digest": code_digest(),
                "packages": _packages()}
-    stamp = {"argv": list(execution.request.command_line), "workers": execution.request.workers, "output_dir": str(execution.request.output_dir), "pack": str(execution.request.pack.absolute()),
+    stamp = {"argv": list(execution.request.command_line), "workers": execution.request.workers, "dask": execution.request.dask and execution.request.dask.address, "output_dir": str(execution.request.output_dir), "pack": str(execution.request.pack.absolute()),
              "seconds": _rounded(execution.seconds), "state_seconds": _rounded(execution.own_seconds)}
     for name, document in (("run_environ.json", environ), ("execution_stamp.json", stamp)):
         atomic_bytes(folder / name, pretty_json(document), replace=True)
@@ -385,6 +387,8 @@ def _run_states(execution: Execution) -> dict:
         gate = resumed.gate or _seal(execution)
         if gate["status"] == "PASS":
             (advance_latest if execution.resumed else point_latest)(execution.request.output_dir, execution.root)
+    except Interrupted as stop:
+        failure = _failure(execution, stop.error, state)
     except Exception as error:
         failure = _failure(execution, cause_of_cell(refusal_of(error)), state)
         if os.environ.get("SEG1A_DEBUG") and not isinstance(error, Seg1aError):  # evidence first, then the traceback for --debug

@@ -21,6 +21,7 @@ from ..core.lineage import code_digest
 from ..core.lock import RunLock, lock_run
 from ..core.run import Options, open_run
 from ..inputs.manifest import verify_pack
+from .engine import started
 from .pipeline import Resumption, RunRequest, pack_digest, run_pipeline
 from .progress import clear_unfinished, finished_states, recorded_request, set_failure_aside
 from .stops import INTERRUPTIONS
@@ -138,7 +139,7 @@ def _complete_summary(root: Path, gate: dict | None) -> dict | None:
 # %% ../../nbs/operations/02a_resume.ipynb #fffd33fa
 _HOW = ("workers", "state_timeout", "s4_validation_output")
 _COMPARED = ("seed", "start_time_ns", "git_commit", "expect_parameter_hash", "expect_manifest_fingerprint", "artefact_version", "s3_priors", "s3_integerisation", "s3_sequencing", "diagnostics", "notebooks")
-_ALLOWED = (*_HOW, *_COMPARED, "resume", "pack", "output_dir", "result_json", "quiet", "debug", "json", "direct_io", "command", *(f"validate_s{state}" for state in range(5)))
+_ALLOWED = (*_HOW, *_COMPARED, "resume", "pack", "output_dir", "scratch", "dask", "result_json", "quiet", "debug", "json", "direct_io", "command", *(f"validate_s{state}" for state in range(5)))
 
 
 def given_outcomes(arguments: argparse.Namespace, request: RunRequest) -> dict[str, object]:
@@ -152,20 +153,21 @@ def given_outcomes(arguments: argparse.Namespace, request: RunRequest) -> dict[s
     return given
 
 # %% ../../nbs/operations/02a_resume.ipynb #7ae0c91f
-def resume_arguments(arguments: argparse.Namespace, progress: Callable[[str], None], zygote: Callable[[], Zygote]) -> tuple[dict, Path]:
-    "`seg1a run --resume`: the summary, and the root as it was named. `zygote` is called when the run needs kernels. Errors of `resume_run`; E_USAGE."
+def resume_arguments(arguments: argparse.Namespace, progress: Callable[[str], None], zygote: Callable[[], Zygote], bucket: str | None = None) -> tuple[dict, Path]:
+    "`seg1a run --resume`: the summary, and the root as it was named. `zygote` is called when the run needs kernels; `bucket` is where the run will go, if it is a store. Errors of `resume_run`; E_USAGE."
     root = arguments.resume
     request, _ = recorded_run(root.resolve())
-    if arguments.output_dir is not None and arguments.output_dir.resolve() != request.output_dir:
+    if bucket is None and arguments.output_dir is not None and arguments.output_dir.resolve() != request.output_dir:
         raise UsageError("E_RESUME_MISMATCH", f"--output-dir is {arguments.output_dir} here, and {request.output_dir} holds the run", name="output_dir")
     if arguments.pack is not None and "://" in arguments.pack:
         raise UsageError("E_USAGE", "--resume needs the pack as a folder: stage it first, or leave --pack out")
     how = {name: getattr(arguments, name) for name in ("workers", "state_timeout") if getattr(arguments, name) is not None}
     if arguments.s4_validation_output is not None:
         how["options"] = replace(request.options, s4_validation_output=str(arguments.s4_validation_output.absolute()))
-    started = zygote() if request.options.notebooks else None
+    kernels = zygote() if request.options.notebooks else None
     try:
-        return resume_run(root, given_outcomes(arguments, request), arguments.pack and Path(arguments.pack), how, progress, started), root
+        with started(arguments.dask, bucket or request.output_dir, progress) as engine:
+            return resume_run(root, given_outcomes(arguments, request), arguments.pack and Path(arguments.pack), how | {"dask": engine}, progress, kernels), root
     finally:
-        if started is not None:
-            started.close()
+        if kernels is not None:
+            kernels.close()

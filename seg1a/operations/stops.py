@@ -50,7 +50,7 @@ def cause_of_cell(error: Seg1aError) -> Seg1aError:
 
 # %% ../../nbs/operations/01b_stops.ipynb #3f140c56
 INTERRUPTIONS = frozenset({"E_WRITE_FAIL", "E_ARTIFACT_IO", "E_SYSTEM_IO", "E_OUT_OF_MEMORY", "E_STOPPED", "E_NOTEBOOK_KERNEL_LOST", "E_NOTEBOOK_TIMEOUT",
-                           "ERR_S3_PUBLISH_ATOMICITY", "ERR_S4_PARTIAL_RESUME"})
+                           "ERR_S3_PUBLISH_ATOMICITY", "ERR_S4_PARTIAL_RESUME", "E_CLUSTER_LOST"})
 
 # %% ../../nbs/operations/01b_stops.ipynb #1a86e2e7
 class Stopped(KeyboardInterrupt):
@@ -89,10 +89,16 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 # %% ../../nbs/operations/01b_stops.ipynb #9bd39829
+def _store_of(command_line: tuple[str, ...]) -> list[str]:
+    "The flag that says in which store the run is to end, or nothing."
+    places = [after if word == "--output-dir" else word.partition("=")[2] for word, after in zip(command_line, (*command_line[1:], "")) if word.partition("=")[0] == "--output-dir"]
+    return ["--output-dir", places[-1]] if places and places[-1].startswith("s3://") else []
+
+
 def resume_command(root: Path | None, command_line: tuple[str, ...] = (), start_time_ns: int | None = None) -> str | None:
     "The command that continues the run of `root`; that of a run which has no root yet begins it again, as the same run. None when nobody can know it."
     if root is not None and (root / "run_root.json").exists():
-        return shlex.join(["seg1a", "run", "--resume", str(root)])
+        return shlex.join(["seg1a", "run", "--resume", str(root), *_store_of(command_line)])
     if not command_line:
         return None
     start = [] if any(word.startswith("--start-time-ns") for word in command_line) else ["--start-time-ns", str(start_time_ns)]

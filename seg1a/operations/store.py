@@ -141,11 +141,11 @@ def s3_settings() -> dict[str, str]:
 
 # %% ../../nbs/operations/06_store.ipynb #1aa4b0ee
 def _retries() -> dict:
-    "At most AWS_MAX_ATTEMPTS (default 10) requests for one answer, with pauses that double from 0.1 s, within three minutes."
+    "At most AWS_MAX_ATTEMPTS (default 10) requests for one answer, with pauses that double from 0.1 s on average, within three minutes."
     attempts = os.environ.get("AWS_MAX_ATTEMPTS", "10")
     if not attempts.isdigit() or int(attempts) < 1:
         raise UsageError("E_USAGE", f"AWS_MAX_ATTEMPTS is {attempts!r}, not an integer of at least 1")
-    return {"max_retries": int(attempts) - 1, "retry_timeout": timedelta(seconds=180), "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=15), "base": 2}}
+    return {"max_retries": int(attempts) - 1, "retry_timeout": timedelta(seconds=180), "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=15), "base": 4}}  # a pause is drawn between the first one and `base` times the last
 
 # %% ../../nbs/operations/06_store.ipynb #1bf5883a
 def _s3_client(bucket: str, prefix: str):

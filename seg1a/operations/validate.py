@@ -26,6 +26,7 @@ from ..core.flags import FLAG
 from ..core.lock import Scratch
 from ..core.run import Run, atomic_bytes, open_run
 from ..core.shards import map_shards, worker_count
+from .engine import in_environment, started
 from .pipeline import STATE_TITLES
 
 # %% ../../nbs/operations/05_validate.ipynb #a1dc2a01
@@ -227,6 +228,7 @@ def add_validate_parser(commands: argparse._SubParsersAction, shared: argparse.A
     parser.add_argument("--state", choices=[f"s{state}" for state in range(5)], type=str.lower, help="only this state")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="also write JUnit XML here")
     parser.add_argument("--workers", type=thread_count, metavar="N", help="threads to use (default: the CPUs)")
+    parser.add_argument("--dask", metavar="local:N|tcp://HOST:PORT", help="let a Dask cluster do the shards; its workers must see the run root (extra dask)")
     parser.add_argument("--s4-validation-output", type=Path, metavar="PATH", help="working folder of S4's validator, to resume it later (default: a temporary one)")
 
 
@@ -268,9 +270,10 @@ def validate_command(arguments: argparse.Namespace) -> int:
     _require_root(arguments.root)
     pack = find_pack(arguments.root, arguments.pack)
     states = [int(arguments.state[1:])] if arguments.state else list(range(5))
-    printer = _Printer(arguments.json)
-    for report in validate_run(arguments.root, pack, states, arguments.workers, arguments.s4_validation_output):
-        printer.take(report)
+    printer, root = _Printer(arguments.json), arguments.root.absolute()
+    with started(arguments.dask, root.parent, roots=(str(root),)) as engine, in_environment(engine):
+        for report in validate_run(root, pack, states, arguments.workers, arguments.s4_validation_output):
+            printer.take(report)
     if arguments.junit is not None:
         atomic_bytes(arguments.junit, junit_xml(printer.reports), replace=True)
     passed = all(report.passed for report in printer.reports)

@@ -30,7 +30,7 @@ from ..core.gates import publish_state_bundle
 from ..core.lineage import FileDigest, code_digest, free_run_id, git_bytes, lock_digest, manifest_fingerprint, parameter_hash, run_id
 from ..core.numerics import attestation
 from ..core.run import Lineage, Options, Run, atomic_bytes, claim_run_root, record_failure, settle_root, unsealed_lineage
-from ..core.shards import Shard, map_shards, shard_ranges, worker_count
+from ..core.shards import ShardTask, map_shards, shard_ranges, worker_count
 from ..core.tables import OutputRecord, TableSink, publish_outputs, table_of
 from ..inputs.manifest import PackManifest, verify_pack
 from .foresight import check_policies
@@ -260,15 +260,18 @@ def _shard_tables(run: Run, columns: FoundationColumns, rule_set: str) -> dict[s
     return tables
 
 
+def _rows_of(run: Run, tables: FoundationTables, rule_set: str, part: Universe) -> dict[str, pa.Table]:
+    """The rows of the merchants of a shard in each table."""
+    return _shard_tables(run, tables.columns_of(part), rule_set)
+
+
 def _write_tables(run: Run, universe: Universe, tables: FoundationTables, rule_set: str) -> list[OutputRecord]:
     """Write the tables side by side, shard by shard; none is published unless all are complete."""
-    def rows_of(shard: Shard) -> dict[str, pa.Table]:
-        return _shard_tables(run, tables.columns_of(universe.rows(slice(shard.start, shard.stop))), rule_set)
-
+    task, parts = ShardTask(_rows_of, (run, tables, rule_set)), (universe.rows(slice(shard.start, shard.stop)) for shard in shard_ranges(len(universe)))
     with ExitStack() as sinks, ThreadPoolExecutor(run.workers, "table") as pool:
         names = ["hurdle_design_matrix", "crossborder_eligibility_flags"] + ["hurdle_pi_probs"] * run.options.diagnostics
         opened = {name: sinks.enter_context(TableSink(run, name)) for name in names}
-        for rows in map_shards(rows_of, shard_ranges(len(universe)), run.workers):
+        for rows in map_shards(task, parts, run.workers):
             for _ in pool.map(lambda name: opened[name].write(rows[name]), names):
                 pass
     return [sink.record for sink in opened.values()]

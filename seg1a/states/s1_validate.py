@@ -15,14 +15,14 @@ import numpy as np
 
 from ..core.contracts import contracts
 from ..core.errors import Seg1aError
-from ..core.events import (TraceColumns, event_parts, part_path, read_event_part, trace_columns,
+from ..core.events import (TraceColumns, TraceText, event_parts, part_path, read_event_part, trace_columns, traced_shards,
                                validate_event_part, validate_trace)
 from ..core.findings import Finding, Report
 from ..core.run import Run
-from ..core.shards import SHARD, Shard, map_shards
+from ..core.shards import SHARD, Shard, ShardTask, map_shards
 from .evidence import evidence_files, publish_evidence, publish_summary, skipped_files
 from .replay import add_groups, catalogue_findings, design_shards, sampled, stray_files
-from .s1_hurdle import (DESIGN_COLUMNS, GATE, STREAM, Design, HurdleModel, HurdleTally, compute_s1, design_of,
+from .s1_hurdle import (DESIGN_COLUMNS, GATE, STREAM, TALLIED, Design, HurdleModel, HurdleTally, compute_s1, design_of,
                                     hurdle_catalogue, hurdle_reference, read_s1)
 
 # %% ../../nbs/states/11_s1_validate.ipynb #6b469d5e
@@ -58,9 +58,9 @@ def _second_opinion(shard: Shard, design: Design, model: HurdleModel, columns: M
 # %% ../../nbs/states/11_s1_validate.ipynb #7cbc3225
 @dataclass(frozen=True)
 class _Checked:
-    "What one shard gave: its rows made again, their trace, the findings, and how many merchants the reference was asked about."
+    "What one shard gave: what the tally wants of its rows made again, their trace, the findings, and how many merchants the reference was asked about."
     columns: Mapping[str, np.ndarray]
-    trace: TraceColumns
+    trace: TraceColumns | None
     findings: list[Finding]
     asked: int
     doubts: list[Finding]
@@ -75,13 +75,14 @@ def _named(finding: Finding, universe: np.ndarray) -> Finding:
     return finding
 
 # %% ../../nbs/states/11_s1_validate.ipynb #46718f0d
-def _check_shard(run: Run, model: HurdleModel, shard: Shard, stored: Mapping[str, np.ndarray]) -> _Checked:
+def _check_shard(run: Run, model: HurdleModel, item: tuple[Shard, Mapping[str, np.ndarray]]) -> _Checked:
     "Make a shard again and compare it with its part."
+    shard, stored = item
     design = design_of(stored, model)
     columns = compute_s1(design, model, run.lineage.master)
     findings = [_named(f, design.merchant_id) for f in validate_event_part(run, STREAM, shard.index, columns, EVENT_CODES)]
     asked, doubts = _second_opinion(shard, design, model, columns, run.lineage.master)
-    return _Checked(columns, trace_columns([(0, columns, None)]), findings, asked, doubts)
+    return _Checked({name: columns[name] for name in TALLIED}, trace_columns([(0, columns, None)]), findings, asked, doubts)
 
 # %% ../../nbs/states/11_s1_validate.ipynb #58f55f95
 def _gated_rows(run: Run, multi_ids: np.ndarray) -> list[Finding]:
@@ -121,13 +122,14 @@ def _replay(run: Run, model: HurdleModel, report: Report) -> None:
     "All checks behind the gate."
     tally, findings, doubts, asked = HurdleTally(), [], [], [0]
 
-    def traces() -> Iterator[TraceColumns]:
-        for checked in map_shards(lambda item: _check_shard(run, model, *item), design_shards(run, DESIGN_COLUMNS), run.workers):
+    def traces() -> Iterator[TraceColumns | TraceText]:
+        task = ShardTask(_check_shard, (run, model), lambda item: [part_path(run, STREAM, item[0].index)])
+        for checked, trace in traced_shards(run, 1, task, design_shards(run, DESIGN_COLUMNS)):
             tally.add(checked.columns)
             findings.extend(checked.findings)
             doubts.extend(checked.doubts)
             asked[0] += checked.asked
-            yield checked.trace
+            yield trace
 
     trace_findings, totals = validate_trace(run, 1, traces(), TRACE_CODES)
     metrics = tally.metrics()

@@ -15,16 +15,16 @@ import numpy as np
 
 from ..core.encoding import pretty_json
 from ..core.errors import Seg1aError
-from ..core.events import TraceColumns, part_path, validate_event_part, validate_trace
+from ..core.events import TraceColumns, TraceText, part_path, traced_shards, validate_event_part, validate_trace
 from ..core.findings import Finding, Report
 from ..core.run import Run
-from ..core.shards import Shard, map_shards
+from ..core.shards import Shard, ShardTask
 from ..core.tables import read_aborts
 from .evidence import evidence_files, lineage_record, publish_evidence, publish_summary, skipped_files
 from .replay import add_groups, catalogue_findings, design_shards, sampled, stray_files
 from .s2_attempts import Features, NbModel, NbPart, compute_s2, compute_s2_reference, nb_trace
 from .s2_corridors import CORRIDOR_METRICS, CorridorPolicy, Corridors, cusum_csv
-from .s2_nb_outlets import FEATURES, STREAMS, NbInputs, NbTally, judge, nb_catalogue, read_s2, shard_features
+from .s2_nb_outlets import FEATURES, STREAMS, TALLIED, NbInputs, NbTally, judge, nb_catalogue, read_s2, shard_features
 
 # %% ../../nbs/states/23_s2_validate.ipynb #80d828ee
 _COMMON = {"schema": "schema_violation", "label": "substream_label_mismatch", "lineage": "partition_misuse", "missing": "event_coverage_gap",
@@ -80,10 +80,10 @@ def _second_opinion(place: np.ndarray, features: Features, model: NbModel, part:
 # %% ../../nbs/states/23_s2_validate.ipynb #122b31b1
 @dataclass(frozen=True)
 class _Checked:
-    "What one shard gave: who is multi-site, rows made again, trace, findings, merchants asked, doubts."
-    multi_ids: np.ndarray
-    part: NbPart
-    trace: TraceColumns
+    "What one shard gave: what the tally is told of its rows made again, trace, findings, merchants asked, doubts."
+    told: tuple  # the arguments of `NbTally.add`
+    poisson: int  # rows of that stream
+    trace: TraceColumns | None
     findings: list[Finding]
     asked: int
     doubts: list[Finding]
@@ -95,15 +95,17 @@ def _named(finding: Finding, multi_ids: np.ndarray) -> Finding:
     return replace(finding, code="branch_purity_violation") if finding.code == "event_coverage_gap" and stranger else finding
 
 # %% ../../nbs/states/23_s2_validate.ipynb #45e63c87
-def _check_shard(run: Run, model: NbModel, shard: Shard, design: Mapping[str, np.ndarray]) -> _Checked:
+def _check_shard(run: Run, model: NbModel, item: tuple[Shard, Mapping[str, np.ndarray]]) -> _Checked:
     "Make a shard again and compare it with its three parts."
+    shard, design = item
     features = shard_features(run, model, shard, design)
     part, findings = compute_s2(features, model, run.lineage.master), []
     for stream, columns in zip(STREAMS, (part.gamma, part.poisson, part.final)):
         findings += [_named(f, features.merchant_id) for f in validate_event_part(run, stream, shard.index, columns, EVENT_CODES[stream])]
     place = shard.start + np.searchsorted(design["merchant_id"], features.merchant_id)
     asked, doubts = _second_opinion(place, features, model, part, run.lineage.master)
-    return _Checked(features.merchant_id, part, nb_trace(part), findings, asked, doubts)
+    told = features.merchant_id, {name: part.final[name] for name in TALLIED}, part.aborted, part.aborted_attempt
+    return _Checked(told, part.poisson["attempt"].size, nb_trace(part), findings, asked, doubts)
 
 # %% ../../nbs/states/23_s2_validate.ipynb #23af1f47
 def _abort_findings(run: Run, tally: NbTally) -> list[Finding]:
@@ -145,15 +147,17 @@ def _replay(run: Run, model: NbModel, report: Report) -> tuple[NbTally, int]:
     "The structural checks; the tally and the number of Poisson rows of the replay, which are those of the files when the report has no finding."
     tally, findings, doubts, seen = NbTally(), [], [], {"asked": 0, "shards": 0, "poisson": 0}
 
-    def traces() -> Iterator[TraceColumns]:
-        for checked in map_shards(lambda item: _check_shard(run, model, *item), design_shards(run, FEATURES), run.workers):
-            tally.add(checked.multi_ids, checked.part.final, checked.part.aborted, checked.part.aborted_attempt)
+    def traces() -> Iterator[TraceColumns | TraceText]:
+        streams = ("hurdle_bernoulli", *STREAMS)
+        task = ShardTask(_check_shard, (run, model), lambda item: [part_path(run, stream, item[0].index) for stream in streams])
+        for checked, trace in traced_shards(run, 2, task, design_shards(run, FEATURES)):
+            tally.add(*checked.told)
             findings.extend(checked.findings)
             doubts.extend(checked.doubts)
             seen["asked"] += checked.asked
             seen["shards"] += 1
-            seen["poisson"] += checked.part.poisson["attempt"].size
-            yield checked.trace
+            seen["poisson"] += checked.poisson
+            yield trace
 
     trace_findings, totals = validate_trace(run, 2, traces(), TRACE_CODES)
     findings += _abort_findings(run, tally) + stray_files(run, STREAMS, seen["shards"])

@@ -18,14 +18,14 @@ from ..core.errors import Seg1aError
 from ..core.gates import publish_state_bundle
 from ..core.lineage import digest_file
 from ..core.run import Run, atomic_bytes, record_failure
-from ..core.shards import map_shards
+from ..core.shards import ShardTask, map_shards
 from ..core.tables import OutputRecord, TableSink, publish_outputs, write_json
 from .evidence import publish_summary, skipped_files
 from .s3_classes import Plan, plan_merchants
 from .s3_inputs import Inputs, read_policies, read_s3
 from .s3_merchant import written_tables
 from .s3_policies import Lanes
-from .s3_tables import Content, Flat, expand
+from .s3_tables import Content, Flat, expand_shard, merchants_of, words_of
 # the five functions of a state stand together in its module: read_s3 and validate_s3 come from below
 from .s3_validate import Examination, breached, examine_s3, sidecar_of, validate_s3
 
@@ -69,8 +69,9 @@ def _s3_codes(dataset_id: str) -> Iterator[None]:
 def _write_rows(run: Run, inputs: Inputs, flat: Flat, dataset_id: str) -> OutputRecord:
     "Write the Parquet file of a table, a row group a shard."
     with _s3_codes(dataset_id), TableSink(run, dataset_id) as sink:
-        for start, stop in inputs.shards():
-            sink.write(expand(flat, dataset_id, flat.plan.kept(start, stop), run.lineage))
+        task, shards = ShardTask(expand_shard, (words_of(flat), dataset_id, run.lineage)), (merchants_of(flat, *shard) for shard in inputs.shards())
+        for rows in map_shards(task, shards, 1):  # a table is a thread's work already; an engine may do better
+            sink.write(rows)
     return sink.record
 
 

@@ -24,7 +24,7 @@ from ..core.event_rows import event_parts, event_program, foreign_files, part_pa
 from ..core.findings import Finding, Report
 from ..core.rows import RowProgram, format_chunks, row_program
 from ..core.run import Lineage, Run, atomic_bytes, make_folder
-from ..core.shards import Shard, map_shards
+from ..core.shards import Shard, ShardTask, map_shards
 from ..core.tables import MerchantAbort, abort_rows, read_aborts, read_table
 from ..core.trace import TraceColumns, add_totals, trace_chunks, trace_keys, trace_program, zero_totals
 from .evidence import lineage_record
@@ -34,8 +34,8 @@ from .s4_findings import CHECKS, explain_shard, finding
 from .s4_folder import DOCUMENTS, STATE_VERSION, Lines, StaleLines, clear_folder, document_digests, input_digests, is_finished, merchant_done, previous_state, work_folder, writing
 from .s4_inputs import Inputs, read_s4
 from .s4_metrics import Tally, alerts_of, histograms_of, metrics_of, summary_lines
-from .s4_policy import DEFAULT_CAP
-from .s4_sampler import CAP_ABORT, CAP_DOWNGRADE, SHORT_CIRCUIT, STREAMS, ZtpPart, compute_s4, second_opinion
+from .s4_policy import DEFAULT_CAP, ZtpPolicy
+from .s4_sampler import CAP_ABORT, CAP_DOWNGRADE, SHORT_CIRCUIT, STREAMS, Scope, ZtpPart, compute_s4, second_opinion
 
 # %% ../../nbs/states/46_s4_validate.ipynb #d620ae76
 MODULE = "1A.ztp_sampler"
@@ -111,11 +111,26 @@ class _Checked:
     known: bool  # compared by an earlier validator, and not drawn again
 
 # %% ../../nbs/states/46_s4_validate.ipynb #360a301d
-def _sample(inputs: Inputs, part: ZtpPart) -> np.ndarray:
+@dataclass(frozen=True)
+class _Piece:
+    "What the check of a shard needs of the inputs: its merchants, those in scope, how many X were defaulted and clamped."
+
+    shard: Shard
+    merchants: np.ndarray  # ids, all of the shard
+    scope: Scope
+    defaulted: int
+    clamped: int
+
+
+def _piece(inputs: Inputs, shard: Shard) -> _Piece:
+    return _Piece(shard, inputs.universe[shard.start : shard.stop], *inputs.scope(shard))
+
+# %% ../../nbs/states/46_s4_validate.ipynb #7a7867b1
+def _sample(piece: _Piece, part: ZtpPart) -> np.ndarray:
     "The merchants of a shard for the second opinion, ids."
     m = part.merchants
     unusual = [m["regime"] == 1, m["outcome"] == SHORT_CIRCUIT, (m["outcome"] == CAP_ABORT) | (m["outcome"] == CAP_DOWNGRADE)]
-    chosen = sampled(np.searchsorted(inputs.universe, m["merchant_id"]), unusual)
+    chosen = sampled(piece.shard.start + np.searchsorted(piece.merchants, m["merchant_id"]), unusual)
     return np.concatenate([m["merchant_id"][chosen], part.invalid[:8]])
 
 # %% ../../nbs/states/46_s4_validate.ipynb #d5a309b1
@@ -124,21 +139,21 @@ def _rechecked(f: Finding) -> Finding:
     return replace(f, check=finding(f.code, f.message).check)
 
 # %% ../../nbs/states/46_s4_validate.ipynb #a983ec3c
-def _check_shard(run: Run, inputs: Inputs, shard: Shard, known_to: int) -> _Checked:
+def _check_shard(run: Run, policy: ZtpPolicy, known_to: int, piece: _Piece) -> _Checked:
     "Draw a shard again and compare it with its parts; when all that is in scope lies before merchant `known_to`, read its attempts instead."
-    scope, defaulted, clamped = inputs.scope(shard)
-    last = scope.merchant_id[-1] if len(scope) else inputs.universe[shard.start]
+    shard, scope = piece.shard, piece.scope
+    last = scope.merchant_id[-1] if len(scope) else piece.merchants[0]
     if last <= known_to:
-        part = compute_s4(scope, inputs.policy, run.lineage.master, recorded=read_event_part(run, STREAMS[0], shard.index))
-        return _Checked(part, defaulted, clamped, [], len(_sample(inputs, part)), True)
-    part = compute_s4(scope, inputs.policy, run.lineage.master)
+        part = compute_s4(scope, policy, run.lineage.master, recorded=read_event_part(run, STREAMS[0], shard.index))
+        return _Checked(part, piece.defaulted, piece.clamped, [], len(_sample(piece, part)), True)
+    part = compute_s4(scope, policy, run.lineage.master)
     findings = [f for stream_id, columns in part.streams.items() for f in validate_event_part(run, stream_id, shard.index, columns, EVENT_CODES)]
     if findings:
         findings = explain_shard(run, shard.index, part) or list(map(_rechecked, findings))
-    sample = _sample(inputs, part)
-    doubts = second_opinion(scope, part, sample, inputs.policy, run.lineage.master)
+    sample = _sample(piece, part)
+    doubts = second_opinion(scope, part, sample, policy, run.lineage.master)
     findings += [finding("RNG_REPLAY_MISMATCH", "compiled and slow path disagree", merchant_id=merchant) for merchant in doubts]
-    return _Checked(part, defaulted, clamped, findings, len(sample), False)
+    return _Checked(part, piece.defaulted, piece.clamped, findings, len(sample), False)
 
 # %% ../../nbs/states/46_s4_validate.ipynb #99cb414e
 @dataclass
@@ -189,7 +204,8 @@ def _sweep(run: Run, inputs: Inputs, lines_to: Path, known_to: int, record: Call
     replay, shards = _Replay(inputs, Tally(), ReplayDigests(run.lineage), {"invalid": [], "exhausted": []}), inputs.shards()
 
     def traces(lines: Lines) -> Iterator[TraceColumns]:
-        for number, checked in enumerate(map_shards(lambda shard: _check_shard(run, inputs, shard, known_to), shards, run.workers), 1):
+        task = ShardTask(_check_shard, (run, inputs.policy, known_to), lambda piece: [part_path(run, stream_id, piece.shard.index) for stream_id in STREAMS])
+        for number, checked in enumerate(map_shards(task, (_piece(inputs, shard) for shard in shards), run.workers), 1):
             _take_in(replay, checked, lines)
             if number % -(-len(shards) // RECORDS) == 0 and not (checked.known or replay.findings):
                 lines.sync()

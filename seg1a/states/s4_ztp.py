@@ -14,34 +14,33 @@ import shutil
 from ..core.encoding import canonical_json, pretty_json
 from ..core.errors import Seg1aError
 from ..core.event_rows import event_parts, part_path
-from ..core.events import StateLogs
+from ..core.events import Drawn, StateLogs
 from ..core.findings import Report
 from ..core.run import Run, flush, make_folder, record_failure, staged
-from ..core.shards import Shard, map_shards
+from ..core.shards import Shard, ShardTask, map_shards
 from ..core.tables import MerchantAbort, OutputRecord, publish_outputs, read_outputs, write_aborts
 from .evidence import lineage_record, publish_evidence, publish_summary
 from .s4_corridors import read_limits
 from .s4_inputs import Inputs, read_s4
 from .s4_metrics import Tally, metrics_of
-from .s4_policy import FEATURE_FILE
-from .s4_sampler import STREAMS, ZtpPart, compute_s4
+from .s4_policy import FEATURE_FILE, ZtpPolicy
+from .s4_sampler import STREAMS, Scope, ZtpPart, compute_s4
 from .s4_validate import DOCUMENTS, MODULE, abort_facts, abort_parts, report_of, validate_s4, work_folder
 
 # %% ../../nbs/states/47_s4_ztp.ipynb #aae56b2d
+def _draw(master: bytes, policy: ZtpPolicy, item: tuple[Shard, Scope]) -> Drawn:
+    "The events of the merchants of a shard in scope; the abort log wants to know who gets no target."
+    part = compute_s4(item[1], policy, master)
+    return Drawn(item[0].index, {stream_id: part.streams[stream_id] for stream_id in STREAMS}, part.trace, abort_parts(part))
+
+
 def write_s4(run: Run, inputs: Inputs) -> list[OutputRecord]:
     "Draw and publish the events, trace rows and abort rows of S4: the records of the files. `E_RNG_BUDGET`, `E_WRITE_FAIL`."
     aborts = {"invalid": [], "exhausted": []}
-
-    def write_shard(shard: Shard) -> ZtpPart:
-        part = compute_s4(inputs.scope(shard)[0], inputs.policy, run.lineage.master)
-        for stream_id in STREAMS:
-            logs.write(stream_id, shard.index, part.streams[stream_id])
-        return part
-
     with StateLogs(run, 4) as logs:
-        for part in map_shards(write_shard, inputs.shards(), run.workers):
-            logs.append_trace(part.trace)
-            abort_parts(part, aborts)
+        for told in logs.draw(ShardTask(_draw, (run.lineage.master, inputs.policy)), ((shard, inputs.scope(shard)[0]) for shard in inputs.shards())):
+            for kind, found in told.items():
+                aborts[kind] += found
     log = _write_abort_log(run, inputs, aborts)
     return [*logs.records, *([log] if log else [])]
 
