@@ -77,6 +77,7 @@ class DataReader(io.RawIOBase):
         return self._place
 
     def readinto(self, buffer: bytearray | memoryview) -> int:
+        "Fill the buffer as far as the file goes; the number of bytes."
         view = memoryview(buffer).cast("B")
         if not self._direct:
             got = os.preadv(self._handle, [view], self._place)
@@ -209,6 +210,7 @@ class HashingFile(io.RawIOBase):
         return self.size
 
     def write(self, data: bytes | memoryview) -> int:
+        "Take in all bytes of a buffer, hash and write full blocks; their number. OSError, perhaps at a later call."
         view = memoryview(data).cast("B")
         done = 0
         while done < len(view):

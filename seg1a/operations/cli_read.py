@@ -35,7 +35,7 @@ def _merchant_id(text: str) -> int:
     return int(text)
 
 # %% ../../nbs/operations/03b_cli_read.ipynb #04e136b2
-def add_explain_parser(commands, shared: argparse.ArgumentParser) -> None:
+def add_explain_parser(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
     "Add `explain` to the sub-commands of seg1a."
     text = """Explain one merchant of a run: features and coefficients, probability and draw, every attempt, every rule, every country. All of it is computed again from the
     run's pack, each file under its sealed digest, by the slow reference path, and compared byte for byte with the rows on disk. Last line of stdout: EQUAL and the
@@ -94,7 +94,7 @@ def _limit(text: str) -> int:
     return int(text)
 
 
-def add_diff_parser(commands, shared: argparse.ArgumentParser) -> None:
+def add_diff_parser(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
     "Add `diff` to the sub-commands of seg1a."
     text = """Compare two runs: what they were given (seed, options, code, and inside every changed file: which coefficient, which key, which row), then which merchants
     changed, in which state first, in which field and by how much. Names of the run are left out. Exit status: 0 equal, 1 different or a run that cannot be read, 2 a

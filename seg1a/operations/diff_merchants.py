@@ -7,7 +7,7 @@ __all__ = ['COUNTERS', 'SOURCES', 'STATES', 'Source', 'common_pieces', 'match_ro
            'diff_merchants']
 
 # %% ../../nbs/operations/15a_diff_merchants.ipynb #d2475115
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -371,7 +371,7 @@ def _compared_sources(before: Run, after: Run) -> tuple[list[Source], dict[str, 
     return sources, only, unwritten
 
 # %% ../../nbs/operations/15a_diff_merchants.ipynb #6baba2e9
-def diff_merchants(before: Run, after: Run, limit: int = 20, wanted: Iterable[int] | None = None, progress=lambda line: None) -> MerchantDiff:
+def diff_merchants(before: Run, after: Run, limit: int = 20, wanted: Iterable[int] | None = None, progress: Callable[[str], None] = lambda line: None) -> MerchantDiff:
     """Compare what two runs say of their merchants, a shard at a time. Reads only.
 
     `limit`: merchants (smallest ids) whose changes are listed; `wanted`: list these instead. Raises E_DIFF_ORDER, E_RNG_ENVELOPE, E_TABLE_*."""
