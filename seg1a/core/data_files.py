@@ -79,7 +79,11 @@ class DataReader(io.RawIOBase):
         return self._place
 
     def readinto(self, buffer: bytearray | memoryview) -> int:
+<<<<<<< HEAD
         fault("read a block")
+=======
+        "Fill the buffer as far as the file goes; the number of bytes."
+>>>>>>> w-explain
         view = memoryview(buffer).cast("B")
         if not self._direct:
             got = os.preadv(self._handle, [view], self._place)
@@ -212,6 +216,7 @@ class HashingFile(io.RawIOBase):
         return self.size
 
     def write(self, data: bytes | memoryview) -> int:
+        "Take in all bytes of a buffer, hash and write full blocks; their number. OSError, perhaps at a later call."
         view = memoryview(data).cast("B")
         done = 0
         while done < len(view):

@@ -55,7 +55,7 @@ class RowProgram:
 
     @property
     def tables(self) -> tuple[np.ndarray, ...]:
-        "The arrays that the kernels take."
+        "The arrays that the kernels take: kinds, text, pieces, choices, ranges, as above."
         return self.kinds, self.text, self.pieces, self.choices, self.ranges
 
 # %% ../../nbs/core/15_rows.ipynb #ac6a1c73
@@ -234,7 +234,7 @@ CHUNK = 4096  # rows; about 2.5 MB of text
 
 
 def format_chunks(program: RowProgram, columns: Mapping[str, np.ndarray], buffer: RowBuffer | None = None) -> Iterator[np.ndarray]:
-    "The text of `format_rows` in pieces of `CHUNK` rows; each lies in the buffer and stands until the next is asked for. Same errors."
+    "The text of `format_rows`, uint8, in pieces of `CHUNK` rows; each lies in the buffer and stands until the next is asked for. Same errors."
     buffer = buffer or RowBuffer()
     rows = max((np.asarray(column).size for column in columns.values()), default=0)
     for start in range(0, max(rows, 1), CHUNK):

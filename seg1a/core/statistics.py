@@ -30,7 +30,7 @@ LEAST_EXPECTED = 5.0
 
 
 def merged_cells(observed: np.ndarray, expected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "Neighbouring cells joined from left to right until each expects `LEAST_EXPECTED` or more; what remains joins the last cell."
+    "Neighbouring cells, float64[cells] each, joined from left to right until each expects `LEAST_EXPECTED` or more; what remains joins the last cell."
     cells: list[list[float]] = []
     o_sum = e_sum = 0.0
     for o, e in zip(observed, expected, strict=True):

@@ -118,7 +118,7 @@ def shard_totals(columns: TraceColumns, keys: int) -> np.ndarray:
 
 
 def add_totals(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    "The sum of two totals. `E_RNG_BUDGET` when one would pass 2**64 - 1."
+    "The sum of two totals, uint64[keys, 3]. `E_RNG_BUDGET` when one would pass 2**64 - 1."
     total = a + b
     if (total < a).any():
         raise Seg1aError("E_RNG_BUDGET", "a trace total would pass 2**64 - 1", before=a.tolist(), step=b.tolist())

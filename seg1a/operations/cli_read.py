@@ -7,13 +7,19 @@ __all__ = ['add_explain_parser', 'explain_command', 'add_diff_parser', 'diff_com
 
 # %% ../../nbs/operations/03b_cli_read.ipynb #bf6a08cb
 import argparse
+<<<<<<< HEAD
+=======
+import difflib
+import importlib.util
+>>>>>>> w-explain
 import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
-from ..core.errors import UsageError
+from ..core.errors import FAILURE_CLASSES, CodeRecord, UsageError, code_table
 
 # %% ../../nbs/operations/03b_cli_read.ipynb #ff1dddd6
 def _progress(arguments: argparse.Namespace) -> Callable[[str], None]:
@@ -34,7 +40,7 @@ def _merchant_id(text: str) -> int:
     return int(text)
 
 # %% ../../nbs/operations/03b_cli_read.ipynb #04e136b2
-def add_explain_parser(commands, shared: argparse.ArgumentParser) -> None:
+def add_explain_parser(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
     "Add `explain` to the sub-commands of seg1a."
     text = """Explain one merchant of a run: features and coefficients, probability and draw, every attempt, every rule, every country. All of it is computed again from the
     run's pack, each file under its sealed digest, by the slow reference path, and compared byte for byte with the rows on disk. Last line of stdout: EQUAL and the
@@ -66,8 +72,18 @@ def explain_command(arguments: argparse.Namespace) -> int:
     return 0 if told.equal else 1
 
 # %% ../../nbs/operations/03b_cli_read.ipynb #1b3c6875
+def _code_text(record: CodeRecord) -> str:
+    "What a code means, where it is defined, what to do."
+    if importlib.util.find_spec("seg1a.core.codes") is not None:  # the one describer of codes, in a package that has it
+        return importlib.import_module("seg1a.core.codes").describe_code(record.code)
+    lines = (f"class   {record.failure_class} {FAILURE_CLASSES[record.failure_class]}: {record.failure_code}", f"scope   {record.scope}, exit status {record.exit_status}",
+             f"source  seg1a/core/contracts/codes/{record.source}", f"means   {record.meaning}", f"do      {record.remedy}")
+    return "\n".join(lines)
+
+
 def _explain_code(code: str, as_json: bool = False) -> int:
     "Print what a code means. E_EXPLAIN_CODE (UsageError) when the table does not have it."
+<<<<<<< HEAD
     from dataclasses import asdict
 
     from seg1a.core.codes import describe_code
@@ -79,6 +95,15 @@ def _explain_code(code: str, as_json: bool = False) -> int:
     if as_json:
         text = json.dumps(asdict(code_table()[code]), sort_keys=True)
     print(text)
+=======
+    if (record := code_table().get(code)) is None:
+        if (Path(code) / "run_root.json").exists():
+            raise UsageError("E_EXPLAIN_CODE", f"{code} is a run root: give a merchant id too", observed=code)
+        near = difflib.get_close_matches(code.upper(), code_table(), 3) or difflib.get_close_matches(code, code_table(), 3)
+        raise UsageError("E_EXPLAIN_CODE", f"{code!r} is no code of the table" + (f"; near it: {', '.join(near)}" if near else ""), observed=code, near=near)
+    print(json.dumps(asdict(record), sort_keys=True) if as_json else _code_text(record))
+    print(code)
+>>>>>>> w-explain
     return 0
 
 # %% ../../nbs/operations/03b_cli_read.ipynb #2d9e0d9f
@@ -88,8 +113,8 @@ def _limit(text: str) -> int:
         raise argparse.ArgumentTypeError(f"expected an integer from 0, got {text!r}")
     return int(text)
 
-
-def add_diff_parser(commands, shared: argparse.ArgumentParser) -> None:
+# %% ../../nbs/operations/03b_cli_read.ipynb #969089df
+def add_diff_parser(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
     "Add `diff` to the sub-commands of seg1a."
     text = """Compare two runs: what they were given (seed, options, code, and inside every changed file: which coefficient, which key, which row), then which merchants
     changed, in which state first, in which field and by how much. Names of the run are left out. Exit status: 0 equal, 1 different or a run that cannot be read, 2 a

@@ -41,7 +41,7 @@ class Change:
         "For a program."
         return dict(vars(self))
 
-
+# %% ../../nbs/operations/15_diff.ipynb #694ed669
 def _shown(value: object) -> str:
     "A value as a person reads it: short, on one line."
     text = "nothing" if value is None else value if isinstance(value, str) else repr(value)
@@ -117,7 +117,7 @@ def first_byte(before: bytes, after: bytes) -> tuple[int, int]:
         low, high = (middle, high) if before[low:middle] == after[low:middle] else (low, middle - 1)
     return low, before.count(b"\n", 0, low) + 1
 
-
+# %% ../../nbs/operations/15_diff.ipynb #0a02445b
 def document_changes(filename: str, before: bytes, after: bytes) -> list[tuple[str, object, object]]:
     "(place, before, after) in a YAML or JSON file; the first byte that differs when the values are the same or cannot be read."
     try:
@@ -138,7 +138,7 @@ def _rows_by_key(tables: Iterable[pa.Table], keys: list[str]) -> dict[tuple, dic
     "The rows of some tables by their keys."
     return {tuple(row[key] for key in keys): row for table in tables for row in table.to_pylist()}
 
-
+# %% ../../nbs/operations/15_diff.ipynb #7f0b5ba6
 def table_changes(dataset_id: str, before: Path, after: Path) -> list[tuple[str, object, object]]:
     """(row and column, before, after) between two Parquet inputs, at most a thousand; for a row on one side only the column is left out.
 
@@ -184,7 +184,7 @@ def _details(name: str, before: Run, after: Run) -> list[tuple[str, object, obje
         return document_changes(name, before.artefact(name), after.artefact(name))
     return []
 
-
+# %% ../../nbs/operations/15_diff.ipynb #8a5b162c
 def file_changes(before: Run, after: Run, open_packs: bool = True) -> Iterator[Change]:
     "The changes of the sealed files of two runs, by name; with `open_packs` their insides. E_ARTIFACT_UNSEALED for a file that is not the sealed one."
     one, other = before.inputs.rows, after.inputs.rows
@@ -225,7 +225,7 @@ def open_root(root: str | os.PathLike, pack: str | os.PathLike | None = None) ->
         raise UsageError("E_ROOT_NOT_FOUND", f"{root} is no run root: it has no run_root.json")
     return open_run(root, pack or root)
 
-
+# %% ../../nbs/operations/15_diff.ipynb #7900bb55
 def diff_lineage(before: str | os.PathLike, after: str | os.PathLike, packs: tuple[Path | None, Path | None] = (None, None)) -> LineageDiff:
     """Compare what two runs were given. `packs`: where their packs are (default: where their telemetry says).
 

@@ -7,7 +7,7 @@ __all__ = ['COUNTERS', 'SOURCES', 'STATES', 'Source', 'common_pieces', 'match_ro
            'diff_merchants']
 
 # %% ../../nbs/operations/15a_diff_merchants.ipynb #d2475115
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -92,7 +92,7 @@ def _chunks(run: Run, source: Source) -> Iterator[pa.Table]:
         columns |= {name: _attempts(columns["merchant_id"]) for name in counted}
         yield pa.table({name: pa.array(columns[name]) for name in source.columns})
 
-
+# %% ../../nbs/operations/15a_diff_merchants.ipynb #e5a89eab
 def _require_order(run: Run, source: Source, table: pa.Table, last: int) -> int:
     "The last merchant of a chunk; E_DIFF_ORDER unless merchants ascend, those of the chunk after `last`."
     ids = table["merchant_id"].to_numpy()
@@ -152,7 +152,7 @@ def _numbers(one: pa.ChunkedArray, other: pa.ChunkedArray) -> tuple[np.ndarray, 
     codes = pa.chunked_array([*one.chunks, *other.chunks], pa.string()).combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
     return codes[: len(one)], codes[len(one):]
 
-
+# %% ../../nbs/operations/15a_diff_merchants.ipynb #a669718b
 def match_rows(one: list[np.ndarray], other: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     "(rows here, their rows there, rows only here, rows only there) of two sides, int64 each; a side is its key columns, most significant first. E_DIFF_ORDER for a key twice."
     n = len(one[0])
@@ -182,7 +182,7 @@ def _bits(values: np.ndarray) -> np.ndarray:
     "Floats as integers of the same width; others as they are."
     return values.view(f"i{values.dtype.itemsize}") if values.dtype.kind == "f" else values
 
-
+# %% ../../nbs/operations/15a_diff_merchants.ipynb #a80284bf
 @dataclass
 class FieldDiff:
     """What became of one field (`row`: the presence of rows). `rows`, `merchants`: how many changed; `only_before`, `only_after`: rows on one side;
@@ -307,7 +307,7 @@ def _note_presence(account: _Account, piece: _Piece) -> None:
             count = account.field(source, "row")
             count.only_before, count.only_after = count.only_before + len(piece.gone) * (side == 0), count.only_after + len(piece.new) * (side == 1)
 
-
+# %% ../../nbs/operations/15a_diff_merchants.ipynb #3be9e73e
 def _note_field(account: _Account, piece: _Piece, name: str) -> None:
     "One field of the rows that both sides have."
     source = piece.source
@@ -357,7 +357,7 @@ def _first_moves(moved: Mapping[str, list[np.ndarray]]) -> dict[str, int]:
         first[state], seen = len(fresh), np.union1d(seen, fresh)
     return first
 
-
+# %% ../../nbs/operations/15a_diff_merchants.ipynb #979bd4f9
 def _compared_sources(before: Run, after: Run) -> tuple[list[Source], dict[str, str], list[str]]:
     "(sources to compare, tables that only one run has, states that one of them has not written)."
     unwritten = [state for i, state in enumerate(STATES) if not all(run.path("state_outputs", state=i).exists() for run in (before, after))]
@@ -371,7 +371,7 @@ def _compared_sources(before: Run, after: Run) -> tuple[list[Source], dict[str, 
     return sources, only, unwritten
 
 # %% ../../nbs/operations/15a_diff_merchants.ipynb #6baba2e9
-def diff_merchants(before: Run, after: Run, limit: int = 20, wanted: Iterable[int] | None = None, progress=lambda line: None) -> MerchantDiff:
+def diff_merchants(before: Run, after: Run, limit: int = 20, wanted: Iterable[int] | None = None, progress: Callable[[str], None] = lambda line: None) -> MerchantDiff:
     """Compare what two runs say of their merchants, a shard at a time. Reads only.
 
     `limit`: merchants (smallest ids) whose changes are listed; `wanted`: list these instead. Raises E_DIFF_ORDER, E_RNG_ENVELOPE, E_TABLE_*."""

@@ -51,7 +51,7 @@ class RunDiff:
                 "merchants": found.merchants, "changed": found.changed, "first_moved": dict(found.first_moved), "fields": fields, "tables_of_one_run": dict(found.only),
                 "not_compared": list(found.not_compared), "listed": [{"merchant_id": merchant, "changes": changes} for merchant, changes in found.listed.items()]}
 
-
+# %% ../../nbs/operations/15b_diff_report.ipynb #0095f30e
 def _listed(names: list[str]) -> str:
     "The first five names, and how many more there are."
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
@@ -119,7 +119,7 @@ def _cut(lines: list[str], indent: str) -> Iterator[str]:
     if len(lines) > _SHOWN:
         yield f"{indent}… and {len(lines) - _SHOWN:,} more (--json lists them)"
 
-
+# %% ../../nbs/operations/15b_diff_report.ipynb #6af4485b
 def _merchant_lines(found: MerchantDiff) -> Iterator[str]:
     "The listed merchants, each with its changes."
     for merchant, changes in found.listed.items():
@@ -148,7 +148,7 @@ def _page(told: RunDiff) -> Iterator[str]:
         yield from _merchant_lines(found)
     yield told.verdict
 
-
+# %% ../../nbs/operations/15b_diff_report.ipynb #fa0bb48d
 def diff_lines(told: RunDiff) -> Iterator[str]:
     "The report as lines for a terminal, whatever the files hold; the verdict is the last one."
     yield from map(printable, _page(told))

@@ -187,7 +187,7 @@ def _row_group(path: Path, dataset_id: str, group: int, found: np.ndarray) -> li
     except (pa.ArrowException, OSError, ValueError) as error:
         raise Seg1aError("E_TABLE_UNREADABLE", f"{dataset_id}: {path.name} is damaged: {' '.join(str(error).split())[:300]}", dataset_id=dataset_id, path=str(path)) from error
 
-
+# %% ../../nbs/operations/14_explain.ipynb #bd928745
 def stored_rows(run: Run, dataset_id: str, merchant_id: int) -> tuple[list[int], list[dict]]:
     "(numbers from 0, rows) of a merchant in a table of the run, in file order; nothing when there is no such file. Errors of `read_parquet`."
     path, start, numbers, rows = run.path(dataset_id), 0, [], []
@@ -319,7 +319,7 @@ def sealed_pack() -> Iterator[None]:
             raise
         raise UsageError("E_EXPLAIN_PACK", f"the pack is not the one that the run sealed: {error.message}", **{**error.detail, "reason": error.code}) from error
 
-
+# %% ../../nbs/operations/14_explain.ipynb #e6f9e687
 def passed(run: Run) -> bool:
     "The bundle of the run carries a root flag that is that of its files. Data outside the bundle are not hashed here: their rows are recomputed."
     try:

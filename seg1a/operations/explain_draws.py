@@ -159,7 +159,7 @@ def outcome_of(policy: ZtpPolicy, foreign: int, counts: list[int]) -> str:
         return "accepted"
     return "aborted" if policy.exhaustion_policy == "abort" else "downgrade_domestic"
 
-
+# %% ../../nbs/operations/14b_explain_draws.ipynb #79fff932
 def _terminal(subject: Subject, policy: ZtpPolicy, lam: float, foreign: int, counts: list[int], end: reference_samplers.Interval) -> tuple[str, dict]:
     "(stream, event) with which a merchant in scope ends."
     outcome, common = outcome_of(policy, foreign, counts), {"merchant_id": subject.merchant_id, "lambda_extra": lam, "attempts": len(counts)}
@@ -168,7 +168,7 @@ def _terminal(subject: Subject, policy: ZtpPolicy, lam: float, foreign: int, cou
     return STREAMS[3], event_row(subject.run, STREAMS[3], end, **common, K_target=counts[-1] if counts else 0, regime=regime_of(lam),
                                  exhausted=outcome == "downgrade_domestic", reason=None if foreign else "no_admissible")
 
-
+# %% ../../nbs/operations/14b_explain_draws.ipynb #1aa6d518
 def regime_of(lam: float) -> str:
     "The sampler that an intensity takes: `inversion` below 10, else `ptrs`."
     return "ptrs" if lam >= PTRS_FROM else "inversion"

@@ -38,7 +38,7 @@ class Term:
         "For a program."
         return {**vars(self), "product": self.product}
 
-
+# %% ../../nbs/operations/14a_explain_hurdle.ipynb #32f4aa26
 def predictor(terms: list[Term]) -> float:
     "The linear predictor: Neumaier's sum of the products in the order of the columns (S0 §3.4)."
     return neumaier_sum([term.product for term in terms])

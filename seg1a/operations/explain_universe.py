@@ -71,7 +71,7 @@ def _refused_part(subject: Subject, scope: str, refusal: str | None = None) -> P
     tables = written_tables(read_policies(subject.run).lanes) if subject.written(3) else ()
     return Part("S3", {"scope": scope}, tuple(compare_table(subject, dataset_id, []) for dataset_id in tables), subject.written(3), refusal)
 
-
+# %% ../../nbs/operations/14c_explain_universe.ipynb #7201484a
 def universe_part(subject: Subject, multi: bool, outlets: int | None) -> tuple[Part, Outcome | None]:
     "S3 of one merchant, and its outcome (None: out of the domain, or refused)."
     if outlets is None:
@@ -138,7 +138,7 @@ def _s2_lines(facts: Mapping) -> Iterator[str]:
     if "attempts" in facts:
         yield f"    {facts['n_outlets']} outlets after {facts['nb_rejections']} rejections" if facts["n_outlets"] else f"    given up at attempt {facts['given_up_at_attempt']}"
 
-
+# %% ../../nbs/operations/14c_explain_universe.ipynb #ac1377e4
 def _s4_lines(facts: Mapping) -> Iterator[str]:
     "The paragraph of S4."
     yield f"    {facts['scope']}" + ("" if facts["scope"] == "ready" else ": nothing is drawn")
@@ -163,7 +163,7 @@ def _country_lines(countries: Mapping[str, Mapping]) -> Iterator[str]:
     for reason, out in groups.items():
         yield from _wrapped(f"out, {reason} ({len(out)}): {' '.join(out)}")
 
-
+# %% ../../nbs/operations/14c_explain_universe.ipynb #8ca3fed3
 def _candidate_line(fact: Mapping, rules: list[str]) -> str:
     "One candidate: rank, country, why, and what the lanes say."
     lanes = f"; weight {fact['base_weight']}" if "base_weight" in fact else ""
@@ -198,17 +198,17 @@ def _comparison_line(comparison: Comparison) -> str:
     where = where if comparison.expected or not comparison.equal else f"none, as it must be: {comparison.file}"
     return f"    {verdict} {_rows(len(comparison.expected))} of {comparison.dataset_id}: {_short(where)}"
 
-
+# %% ../../nbs/operations/14c_explain_universe.ipynb #387fb7b6
 def _rows(n: int) -> str:
     "A number of rows."
     return "1 row" if n == 1 else f"{n:,} rows"
 
-
+# %% ../../nbs/operations/14c_explain_universe.ipynb #bd8e2e71
 def _short(text: str) -> str:
     "A text whose long hexadecimal names are cut to eight digits."
     return re.sub(r"=([0-9a-f]{8})[0-9a-f]{24,}", r"=\1…", text)
 
-
+# %% ../../nbs/operations/14c_explain_universe.ipynb #226ba1c1
 def printable(text: str) -> str:
     "A text that can do nothing to a terminal: what is not printable is escaped."
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
@@ -228,7 +228,7 @@ def explanation_lines(explanation: Explanation) -> Iterator[str]:
         yield from (printable(_comparison_line(comparison)) for comparison in part.comparisons)
     yield verdict_line(explanation)
 
-
+# %% ../../nbs/operations/14c_explain_universe.ipynb #ba938b30
 def verdict_line(explanation: Explanation) -> str:
     "EQUAL and the number of rows, or DIFFERENT and the first place."
     first = next((comparison.difference() for comparison in explanation.comparisons if not comparison.equal), None)

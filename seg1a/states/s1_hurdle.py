@@ -184,7 +184,7 @@ def hurdle_reference(design: Design, i: int, model: HurdleModel, master: bytes) 
 
 # %% ../../nbs/states/10_s1_hurdle.ipynb #5a9c2f5d
 def compute_s1_reference(design: Design, model: HurdleModel, master: bytes) -> dict[str, np.ndarray]:
-    "`compute_s1` by the slow path, with the same types and the same bits; about a millisecond a merchant."
+    "`compute_s1` by the slow path: the same columns [n], types and bits; about a millisecond a merchant."
     rows = [hurdle_reference(design, i, model, master) for i in range(design.merchant_id.size)]
     kinds = {"merchant_id": np.int64, "pi": np.float64, "u": np.float64, "is_multi": np.bool_, "deterministic": np.bool_}
     names = rows[0] if rows else compute_s1(design, model, master)

@@ -245,7 +245,7 @@ class Plan:
         return good
 
     def kept(self, start: int, stop: int) -> np.ndarray:
-        "The merchants of positions `start` .. `stop` that have rows."
+        "The merchants of positions `start` .. `stop` that have rows: their positions, int64."
         return start + np.flatnonzero(self.good[self.profile[start:stop]])
 
     def failures(self) -> dict[int, Seg1aError]:

@@ -179,7 +179,7 @@ def merchant_faults(flat: Flat, refused: Mapping[int, Seg1aError], tables: Mappi
 
 # %% ../../nbs/states/39_s3_compare.ipynb #ea1a7842
 def sampled(plan: Plan) -> np.ndarray:
-    "Positions of one merchant in a thousand, and of one of each class; those that did not fail."
+    "Positions, int64, of one merchant in a thousand, and of one of each class; those that did not fail."
     _, first = np.unique(plan.class_of, return_index=True)
     every = np.union1d(np.arange(0, len(plan.domain), 1000), plan.first[first])
     return every[plan.good[plan.profile[every]]].astype(np.int64)

@@ -156,7 +156,7 @@ class Inputs:
 
 # %% ../../nbs/states/37_s3_inputs.ipynb #8f5f6339
 def shard_cuts(universe: np.ndarray, domain: np.ndarray) -> np.ndarray:
-    "Where the shards of the universe begin in the domain; both are ids, ascending."
+    "Where the shards of the universe begin in the domain, int64[shards + 1]; both are ids, ascending."
     starts = np.searchsorted(domain, universe[::SHARD])
     starts[:1] = 0
     return np.append(starts, len(domain))

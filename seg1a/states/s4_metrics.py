@@ -44,7 +44,7 @@ class Tally:
         return {name: np.concatenate(pieces) for name, pieces in self._pieces.items()}
 
     def sampled(self) -> dict[str, np.ndarray]:
-        "Those among them for whom something was drawn: the merchants of the corridors."
+        "Those among them for whom something was drawn, column by column: the merchants of the corridors."
         everyone = self.merchants()
         return {name: column[everyone["outcome"] != SHORT_CIRCUIT] for name, column in everyone.items()}
 
