@@ -12,7 +12,7 @@ Cases, each a command of its own, `--workers` threads where nothing else is said
 Kernels are compiled before anything is timed. Wall and CPU seconds are those of the command with all its processes. Peak memory: of the largest process
 (the kernel's count), and of the command with its children together (sampled, shared pages counted once for each process). `states` is the time that the states
 themselves took, without start and notebooks, as the run's telemetry gives it (`state_seconds`); from a version that does not, the time around each state.
-After each size `limits.py` copies, hashes and writes as many bytes as the run has. Exponents are fitted over the sizes from 100 000 on, over all when those are
+The disk holds one run at a time. After each size `limits.py` copies, hashes and writes as many bytes as the run has. Exponents are fitted over the sizes from 100 000 on, over all when those are
 fewer than two: 1 is proportional to size.
 """
 import argparse
@@ -54,24 +54,22 @@ def run_case(case: str, pack: Path, folder: Path, workers: int, direct: bool) ->
     return {"usage": used, "states": states, "states_own": own, "bytes": tree_size(root)}, root
 
 
+READS = {"validate": "produce", "verify": "whole"}  # a case that judges what another has left
+
+
 def run_cases(cases: list[str], pack: Path, folder: Path, workers: int, direct: bool) -> dict[str, dict]:
-    """Every case once; what a case leaves is removed unless another one reads it."""
-    results, kept = {}, {}
+    """Every case once; what a case leaves is removed as soon as nobody reads it any more, so that the disk never holds two runs."""
+    results, root = {}, None
     for case in cases:
         say(f"end to end: {pack.name}: {case}")
-        if case in ("validate", "verify"):
-            source = kept["produce" if case == "validate" else "whole"]
+        if case in READS:
             extra = ("--workers", workers, "--pack", pack, *["--direct-io"] * direct) if case == "validate" else ()
-            results[case] = {"usage": seg1a(case, source, *extra)[0]}
-            continue
-        results[case], root = run_case(case, pack, folder / case, workers, direct)
-        later = cases[cases.index(case) + 1:]
-        if (case == "produce" and "validate" in later) or (case == "whole" and "verify" in later):
-            kept[case] = root
+            results[case] = {"usage": seg1a(case, root, *extra)[0]}
         else:
-            shutil.rmtree(folder / case)
-    for case in kept:
-        shutil.rmtree(folder / case)
+            results[case], root = run_case(case, pack, folder / case, workers, direct)
+        written = READS.get(case, case)
+        if not any(READS.get(later) == written for later in cases[cases.index(case) + 1:]):
+            shutil.rmtree(folder / written)
     return results
 
 

@@ -9,7 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
-from seg1a.core import contracts as module
+from seg1a.core import encoding
 from seg1a.core.contracts import DICTIONARY, DOCUMENTS, REGISTRY, Contracts, contracts, contracts_path
 from seg1a.core.encoding import read_yaml
 from seg1a.core.errors import Seg1aError
@@ -277,7 +277,7 @@ def test_a_cached_document_is_what_the_reader_reads(tmp_path, monkeypatch):
     fresh = Contracts()
     assert [fresh.parsed(name) for name in DOCUMENTS] == [read_yaml(contracts_path(name).read_bytes(), name) for name in DOCUMENTS]
     assert len(list(tmp_path.rglob("*.json"))) == len(DOCUMENTS)
-    monkeypatch.setattr(module, "read_yaml", lambda data, name: pytest.fail("parsed again"))
+    monkeypatch.setattr(encoding, "read_yaml", lambda data, name: pytest.fail("parsed again"))
     again = Contracts()
     for name in DOCUMENTS:
         assert json.dumps(again.parsed(name)) == json.dumps(fresh.parsed(name)), "order and types too"
@@ -295,7 +295,7 @@ def test_a_damaged_cache_is_not_believed(tmp_path, monkeypatch, damage):
 def test_changed_bytes_have_another_place_in_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SEG1A_CACHE_DIR", str(tmp_path))
     data = contracts().document(REGISTRY)
-    first, second = (module._read_document(data.replace(b"licence: internal", licence), REGISTRY) for licence in (b"licence: internal", b"licence: external"))
+    first, second = (encoding.read_own_yaml(data.replace(b"licence: internal", licence), REGISTRY) for licence in (b"licence: internal", b"licence: external"))
     assert first != second and second["artefacts"] == read_yaml(data.replace(b"licence: internal", b"licence: external"), REGISTRY)["artefacts"]
 
 

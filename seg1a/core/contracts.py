@@ -7,8 +7,6 @@ __all__ = ['SCHEMA_DOCUMENTS', 'DICTIONARY', 'REGISTRY', 'DOCUMENTS', 'ARROW_TYP
            'DatasetRecord', 'StreamRecord', 'ArtefactRecord', 'Contracts', 'contracts', 'prepare']
 
 # %% ../../nbs/core/12_contracts.ipynb #b7fe76f0
-import hashlib
-import platform
 import re
 import string
 from collections.abc import Iterable, Mapping
@@ -16,7 +14,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from importlib import resources
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,9 +21,7 @@ from typing import Any
 import pyarrow as pa
 from jsonschema import Draft202012Validator, ValidationError, validators
 
-from . import encoding
-from .cache import remembered
-from .encoding import read_json, read_yaml
+from .encoding import read_json, read_own_yaml, read_yaml
 from .errors import Seg1aError
 
 # %% ../../nbs/core/12_contracts.ipynb #dd27ea2e
@@ -185,13 +180,6 @@ def _template_regex(template: str) -> re.Pattern:
             seen.add(name)
     return re.compile("".join(parts))
 
-# %% ../../nbs/core/12_contracts.ipynb #42230a62
-def _read_document(data: bytes, name: str) -> dict:
-    "The content of one of the package's documents, parsed once for these bytes and this reader."
-    reader = (Path(encoding.__file__).read_bytes(), version("ruamel.yaml").encode(), platform.python_version().encode())
-    key = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in (data, *reader))).hexdigest()
-    return remembered("contracts", key, lambda: read_yaml(data, name))
-
 # %% ../../nbs/core/12_contracts.ipynb #bffd2f6f
 class _Documents:
     "The bytes of the five documents and their content, read with the strict YAML reader."
@@ -216,7 +204,7 @@ class _Documents:
 
     def parsed(self, name: str) -> dict:
         "Content of one document."
-        read = read_yaml if name in self._given else _read_document
+        read = read_yaml if name in self._given else read_own_yaml
         return self._once(("parsed", name), lambda: read(self.document(name), name))
 
 # %% ../../nbs/core/12_contracts.ipynb #fe5a6136

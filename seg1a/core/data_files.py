@@ -79,11 +79,8 @@ class DataReader(io.RawIOBase):
         return self._place
 
     def readinto(self, buffer: bytearray | memoryview) -> int:
-<<<<<<< HEAD
-        fault("read a block")
-=======
         "Fill the buffer as far as the file goes; the number of bytes."
->>>>>>> w-explain
+        fault("read a block")
         view = memoryview(buffer).cast("B")
         if not self._direct:
             got = os.preadv(self._handle, [view], self._place)
@@ -218,6 +215,8 @@ class HashingFile(io.RawIOBase):
     def write(self, data: bytes | memoryview) -> int:
         "Take in all bytes of a buffer, hash and write full blocks; their number. OSError, perhaps at a later call."
         view = memoryview(data).cast("B")
+        if self._thread is None and not self._direct and len(view) >= BLOCK_BYTES:
+            return self._write_through(view)
         done = 0
         while done < len(view):
             room = BLOCK_BYTES - self._place % BLOCK_BYTES  # so that blocks begin at multiples of their size
@@ -228,6 +227,14 @@ class HashingFile(io.RawIOBase):
                 self._emit()
         self.size += done
         return done
+
+    def _write_through(self, view: memoryview) -> int:
+        "Hash and write, behind what the block holds, without a copy."
+        if self._held:
+            self._emit()
+        self._put(view, self._place)
+        self._place, self.size = self._place + len(view), self.size + len(view)
+        return len(view)
 
     def _emit(self) -> None:
         "Hash and write what the block holds."

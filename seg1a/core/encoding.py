@@ -4,21 +4,24 @@
 
 # %% auto #0
 __all__ = ['MAX_BYTES', 'MAX_DEPTH', 'uer', 'ser', 'low64', 'canonical_json', 'canonical_line', 'pretty_json', 'json_value',
-           'read_json', 'plain_scalar', 'read_yaml', 'remember_yaml', 'utc_text']
+           'read_json', 'plain_scalar', 'read_yaml', 'remember_yaml', 'read_own_yaml', 'utc_text']
 
 # %% ../../nbs/core/01_encoding.ipynb #d08e4e26
 import hashlib
 import json
 import marshal
 import os
+import platform
 import re
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from threading import Lock
 
 # %% ../../nbs/core/01_encoding.ipynb #9f4a9c16
+from .cache import remembered
 from .errors import Seg1aError
 
 # %% ../../nbs/core/01_encoding.ipynb #a999376b
@@ -356,6 +359,21 @@ def remember_yaml(folder: str | os.PathLike) -> None:
     for path in sorted(Path(folder).rglob("*.yaml")):
         with suppress(OSError, Seg1aError):
             read_yaml(path.read_bytes(), path.name)
+
+# %% ../../nbs/core/01_encoding.ipynb #d3bd8283
+@cache
+def _reader_digest() -> bytes:
+    "What decides, beside the bytes, what the reader makes of them: its code, the parser below it, Python."
+    from importlib.metadata import version  # here, because few processes ask
+
+    parts = Path(__file__).read_bytes(), version("ruamel.yaml").encode(), platform.python_version().encode()
+    return b"".join(hashlib.sha256(part).digest() for part in parts)
+
+
+def read_own_yaml(data: bytes, name: str) -> dict:
+    "`read_yaml` for a document of the package itself; parsed once for these bytes and this reader, then taken from the cache."
+    key = hashlib.sha256(hashlib.sha256(data).digest() + _reader_digest()).hexdigest()
+    return remembered("yaml", key, lambda: read_yaml(data, name))
 
 # %% ../../nbs/core/01_encoding.ipynb #10bf981b
 def utc_text(ns: int) -> str:

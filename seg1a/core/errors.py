@@ -64,14 +64,14 @@ def code_table() -> dict[str, CodeRecord]:
     """The merged table of all `contracts/codes/*.yaml`: code -> record, codes in ASCII order.
 
     Raises AssertionError when a file is malformed or two files define one code: both are bugs of the package."""
-    from seg1a.core.encoding import read_yaml  # here, because encoding itself raises the errors of this module
+    from seg1a.core.encoding import read_own_yaml  # here, because encoding itself raises the errors of this module
 
     table: dict[str, CodeRecord] = {}
     folder = resources.files("seg1a") / "core" / "contracts" / "codes"
     for file in sorted(folder.iterdir(), key=lambda f: f.name):
         if file.name.startswith(".") or not file.name.endswith(".yaml"):
             continue
-        for code, fields in read_yaml(file.read_bytes(), file.name).items():
+        for code, fields in read_own_yaml(file.read_bytes(), file.name).items():
             if code in table:
                 raise AssertionError(f"{code} is defined in {table[code].source} and in {file.name}")
             table[code] = _code_record(code, fields, file.name)

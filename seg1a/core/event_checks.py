@@ -23,23 +23,20 @@ from .encoding import canonical_json, canonical_line, read_json
 from .errors import Seg1aError
 from .event_rows import COUNTERS, audit_row, event_chunks, part_path, stream_record, thread_buffer
 from .findings import Finding
-from .float_text import load_word
 from .kernels import kernel
 from .run import Run
 from .trace import TraceColumns, TraceText, add_totals, count_lines, shard_totals, trace_chunks, trace_keys, trace_offset, trace_program, zero_totals
+from .words import spans_differ
 
 # %% ../../nbs/core/16b_event_checks.ipynb #9d5408fc
 @kernel
 def _equal(a, b):
     "True when two uint8 arrays of one size hold the same bytes."
-    whole = a.size & ~7
-    for i in range(0, whole, 8):
-        if load_word(a, i) != load_word(b, i):
+    whole = a.size & ~255
+    for i in range(0, whole, 256):
+        if spans_differ(a, i, b, i, i + 256):
             return False
-    for i in range(whole, a.size):
-        if a[i] != b[i]:
-            return False
-    return True
+    return not spans_differ(a, whole, b, whole, a.size)
 
 
 def _fill(file, room: np.ndarray) -> int:

@@ -20,7 +20,7 @@ import numpy as np
 
 # %% ../../nbs/core/16_event_rows.ipynb #198eb586
 from .contracts import StreamRecord, contracts
-from .data_files import DataReader, HashingFile
+from .data_files import DataReader, HashingFile, direct_io
 from .encoding import canonical_line, read_json
 from .errors import Seg1aError
 from .lineage import root_key_counter
@@ -93,7 +93,7 @@ def part_path(run: Run, stream_id: str, shard_index: int) -> Path:
 
 def write_part_to(run: Run, stream_id: str, shard_index: int, columns: Mapping[str, np.ndarray], place: Path) -> OutputRecord:
     "Write the rows of a part to `place`; the record names the path where the part belongs. OSError when the disk refuses."
-    with closing(HashingFile(place, behind=run.workers > 1)) as file:
+    with closing(HashingFile(place, behind=direct_io() and run.workers > 1)) as file:  # past the page cache a worker would wait for the disk
         for chunk in event_chunks(run, stream_id, columns):
             file.write(chunk)
     return OutputRecord(run.relative(part_path(run, stream_id, shard_index)), file.sha256, file.size, len(columns["merchant_id"]))

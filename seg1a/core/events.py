@@ -10,7 +10,8 @@ import errno
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,15 @@ def _refuse_other(run: Run, record: OutputRecord) -> None:
     if path.exists() and (path.stat().st_size != record.size_bytes or digest_file(path).sha256 != record.sha256):
         raise Seg1aError("E_PARTITION_EXISTS", f"{record.path} exists with other content", path=record.path, errno=errno.EEXIST)
 
+# %% ../../nbs/core/16c_events.ipynb #77d068f5
+@contextmanager
+def _failing_writes(place: Path) -> Iterator[None]:
+    "An OSError becomes `E_WRITE_FAIL`."
+    try:
+        yield
+    except OSError as error:
+        raise Seg1aError("E_WRITE_FAIL", f"{place.name} cannot be written: {error.strerror}", path=place.name, errno=error.errno) from error
+
 # %% ../../nbs/core/16c_events.ipynb #91c4a4fa
 class _Staging:
     "The parts and the trace of a state, staged and published."
@@ -103,16 +113,16 @@ class _Staging:
     def __init__(self, run: Run, state: int):
         self.run, self._state, self._trace = run, state, TraceAppender(run, state)
         self._folder = run.path("rng_trace_log").parent / f"_tmp.{uuid.uuid4().hex}"
-        self._parts: list[tuple[OutputRecord, Path]] = []
+        self._parts: list[tuple[OutputRecord, Path, Future]] = []  # record, staged file, its flush
+        self._flushers = ThreadPoolExecutor(2, "flush")
         self.records: list[OutputRecord] = []
 
     def __enter__(self) -> "StateLogs":
         with ExitStack() as stack:
             stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
-            try:
+            with _failing_writes(self._folder):
                 make_folder(self._folder)
-            except OSError as error:
-                raise Seg1aError("E_WRITE_FAIL", f"nothing can be staged: {error.strerror}", path=self._folder.name, errno=error.errno) from error
+            stack.callback(self._flushers.shutdown, cancel_futures=True)
             stack.enter_context(self._trace)
             stack.push(self._publish)  # left first: parts, then the trace
             self._stack = stack.pop_all()
@@ -123,12 +133,9 @@ class _Staging:
         if not len(columns["merchant_id"]):
             return None
         place = self._folder / f"{stream_id}-{shard_index:05d}"
-        try:
+        with _failing_writes(place):
             record = write_part_to(self.run, stream_id, shard_index, columns, place)
-            flush(place)
-        except OSError as error:
-            raise Seg1aError("E_WRITE_FAIL", f"{place.name} cannot be written: {error.strerror}", path=place.name, errno=error.errno) from error
-        self._parts.append((record, place))
+        self._parts.append((record, place, self._flushers.submit(flush, place)))
         return record
 
     def append_trace(self, rows: TraceColumns | TraceText | np.ndarray) -> None:
@@ -143,13 +150,15 @@ class _Staging:
     def _publish(self, kind, error, trace) -> None:
         "Rename the parts into place, unless the block failed."
         if kind is None:
-            for record, _ in self._parts:
+            for record, place, flushed in self._parts:
+                with _failing_writes(place):
+                    flushed.result()
                 _refuse_other(self.run, record)
-            publish_files((place, self.run.root / record.path) for record, place in sorted(self._parts, key=lambda part: part[0].path))
+            publish_files((place, self.run.root / record.path) for record, place, _ in sorted(self._parts, key=lambda part: part[0].path))
 
     def __exit__(self, kind, error, trace) -> None:
         self._stack.__exit__(kind, error, trace)
-        records = [record for record, _ in self._parts] + [self._trace.record] * (self._trace.record is not None)
+        records = [record for record, *_ in self._parts] + [self._trace.record] * (self._trace.record is not None)
         self.records = sorted(records, key=lambda record: record.path)
 
 # %% ../../nbs/core/16c_events.ipynb #8db6254c
@@ -184,10 +193,7 @@ class StateLogs(_Staging):
     def _adopt(self, record: OutputRecord, ref: Any) -> None:
         "Take a part that a worker wrote out of the exchange. `E_WRITE_FAIL`, `E_CLUSTER_RESULT`."
         place = self._folder / f"adopted-{len(self._parts):06d}"
-        try:
+        with _failing_writes(place):
             shard_engine().exchange.fetch(ref, place)
-            flush(place)
-            shard_engine().remember(self.run.root / record.path, ref)
-        except OSError as error:
-            raise Seg1aError("E_WRITE_FAIL", f"{place.name} cannot be written: {error.strerror}", path=place.name, errno=error.errno) from error
-        self._parts.append((record, place))
+        shard_engine().remember(self.run.root / record.path, ref)
+        self._parts.append((record, place, self._flushers.submit(flush, place)))

@@ -124,6 +124,7 @@ def _watch_compilations() -> None:
 def kernel(function: Callable) -> Callable:
     """A compiled version of a module-level function on scalars and arrays: no GIL, IEEE division, cached by source digest.
 
+    It allocates nothing and keeps no array: results go into arrays that the caller hands over.
     Write every constant that meets a uint64 as `np.uint64(...)`: with an int64, numba gives an int64. Use + - * / sqrt,
     comparisons and other kernels only; NumPy's transcendental functions have other bits on other machines."""
     import numba  # here, because the runner asks this module about kernels and uses none
@@ -135,7 +136,7 @@ def kernel(function: Callable) -> Callable:
     try:
         if folder is not None:
             numba.config.CACHE_DIR = str(folder)
-        return numba.njit(nogil=True, error_model="numpy", cache=folder is not None)(function)
+        return numba.njit(nogil=True, error_model="numpy", cache=folder is not None, _nrt=False)(function)
     finally:
         numba.config.CACHE_DIR = before
 

@@ -148,10 +148,8 @@ def _place(schedule, row, piece, shift, values, start):
 
 # %% ../../nbs/core/07b_sha256.ipynb #ede16ab1
 @kernel
-def _digest_groups(values, template, offset, midstate, out):
-    "Digest words of midstate, template and each of the (byte-swapped) values into `out` (uint64[n, 4])."
-    schedule = np.empty(64 * LANES, np.uint32)
-    state, before = np.empty(8 * LANES, np.uint32), np.empty(8 * LANES, np.uint32)
+def _digest_groups(values, template, offset, midstate, out, schedule, state, before):
+    "Digest words of midstate, template and each of the (byte-swapped) values into `out` (uint64[n, 4]); the last three are scratch."
     first_row, shift = offset // 4, offset % 4 * 8
     for start in range(0, len(values), LANES):
         for i in range(8 * LANES):
@@ -170,17 +168,19 @@ def _digest_groups(values, template, offset, midstate, out):
 
 # %% ../../nbs/core/07b_sha256.ipynb #11ef088b
 @kernel
-def _absorb(words):
-    "The state (8 words) after the whole blocks in `words`."
-    schedule = np.empty(64 * LANES, np.uint32)
-    state, before = np.empty(8 * LANES, np.uint32), np.empty(8 * LANES, np.uint32)
+def _absorb(words, schedule, state, before):
+    "Leave in `state` (8 words, a lane each) what follows the whole blocks in `words`; the other two are scratch."
     for i in range(8 * LANES):
         state[i] = _START_STATE[i // LANES]
     for block in range(len(words) // 16):
         for i in range(16 * LANES):
             schedule[i] = words[16 * block + i // LANES]
         _compress(state, schedule, before)
-    return state[::LANES].copy()
+
+
+def _scratch() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "Memory for a schedule, a state and the state before, uint32[64, 8 and 8 times LANES]."
+    return tuple(np.empty(words * LANES, np.uint32) for words in (64, 8, 8))
 
 # %% ../../nbs/core/07b_sha256.ipynb #7c1ab835
 def _unsigned(values: np.ndarray) -> np.ndarray:
@@ -200,6 +200,7 @@ def sha256_le64(prefix: bytes, values: np.ndarray) -> np.ndarray:
     Raises `E_SER_RANGE` for values that are not non-negative integers."""
     values = _unsigned(values)
     whole, template, offset = _split_message(bytes(prefix))
-    out = np.empty((len(values), 4), np.uint64)
-    _digest_groups(values.byteswap(), template, offset, _absorb(whole), out)
+    out, (schedule, state, before) = np.empty((len(values), 4), np.uint64), _scratch()
+    _absorb(whole, schedule, state, before)
+    _digest_groups(values.byteswap(), template, offset, state[::LANES].copy(), out, schedule, state, before)
     return out

@@ -23,11 +23,11 @@ from .encoding import read_json
 from .errors import Seg1aError
 from .event_rows import COUNTERS, LONGEST_ROW, stream_record, thread_buffer
 from .faults import fault
-from .float_text import u64
 from .kernels import kernel
 from .rows import CHUNK, RowBuffer, RowProgram, format_rows, row_program
 from .run import Lineage, Run, flush, staged
 from .tables import OutputRecord, read_outputs
+from .words import u64
 
 # %% ../../nbs/core/16a_trace.ipynb #b26f8050
 def trace_keys(state: int) -> list[str]:

@@ -7,11 +7,6 @@ __all__ = ['add_explain_parser', 'explain_command', 'add_diff_parser', 'diff_com
 
 # %% ../../nbs/operations/03b_cli_read.ipynb #bf6a08cb
 import argparse
-<<<<<<< HEAD
-=======
-import difflib
-import importlib.util
->>>>>>> w-explain
 import json
 import re
 import sys
@@ -19,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from ..core.errors import FAILURE_CLASSES, CodeRecord, UsageError, code_table
+from ..core.codes import describe_code
+from ..core.errors import UsageError, code_table
 
 # %% ../../nbs/operations/03b_cli_read.ipynb #ff1dddd6
 def _progress(arguments: argparse.Namespace) -> Callable[[str], None]:
@@ -72,38 +68,14 @@ def explain_command(arguments: argparse.Namespace) -> int:
     return 0 if told.equal else 1
 
 # %% ../../nbs/operations/03b_cli_read.ipynb #1b3c6875
-def _code_text(record: CodeRecord) -> str:
-    "What a code means, where it is defined, what to do."
-    if importlib.util.find_spec("seg1a.core.codes") is not None:  # the one describer of codes, in a package that has it
-        return importlib.import_module("seg1a.core.codes").describe_code(record.code)
-    lines = (f"class   {record.failure_class} {FAILURE_CLASSES[record.failure_class]}: {record.failure_code}", f"scope   {record.scope}, exit status {record.exit_status}",
-             f"source  seg1a/core/contracts/codes/{record.source}", f"means   {record.meaning}", f"do      {record.remedy}")
-    return "\n".join(lines)
-
-
 def _explain_code(code: str, as_json: bool = False) -> int:
     "Print what a code means. E_EXPLAIN_CODE (UsageError) when the table does not have it."
-<<<<<<< HEAD
-    from dataclasses import asdict
-
-    from seg1a.core.codes import describe_code
-    from seg1a.core.errors import code_table
-
     if (Path(code) / "run_root.json").exists():
         raise UsageError("E_EXPLAIN_CODE", f"{code} is a run root: give a merchant id too", observed=code)
     text = describe_code(code)
     if as_json:
         text = json.dumps(asdict(code_table()[code]), sort_keys=True)
     print(text)
-=======
-    if (record := code_table().get(code)) is None:
-        if (Path(code) / "run_root.json").exists():
-            raise UsageError("E_EXPLAIN_CODE", f"{code} is a run root: give a merchant id too", observed=code)
-        near = difflib.get_close_matches(code.upper(), code_table(), 3) or difflib.get_close_matches(code, code_table(), 3)
-        raise UsageError("E_EXPLAIN_CODE", f"{code!r} is no code of the table" + (f"; near it: {', '.join(near)}" if near else ""), observed=code, near=near)
-    print(json.dumps(asdict(record), sort_keys=True) if as_json else _code_text(record))
-    print(code)
->>>>>>> w-explain
     return 0
 
 # %% ../../nbs/operations/03b_cli_read.ipynb #2d9e0d9f

@@ -16,8 +16,9 @@ import numpy as np
 from ..core import reference
 from ..core.errors import Seg1aError
 from ..core.exact import exp_array, ln, ln_array
-from ..core.float_text import FLOAT_WIDTH, SLACK, U64_WIDTH, put_float, put_u64
+from ..core.float_text import FLOAT_WIDTH, U64_WIDTH, put_float, put_u64
 from ..core.kernels import kernel
+from ..core.words import SLACK
 
 # %% ../../nbs/states/21_s2_corridors.ipynb #1d2afc39
 @dataclass(frozen=True)

@@ -156,11 +156,8 @@ def _split(n, first, m, country, weight, lower, upper, scale, count, rank, resid
 
 # %% ../../nbs/states/33_s3_integerise.ipynb #aea0b855
 @kernel
-def _split_all(n_outlets, first, length, country, weight, lower, upper, scale, start, count, rank, bumped, rounds):
-    widest = np.int64(0)
-    for m in length:
-        widest = max(widest, m)
-    residual, order = np.empty(widest, np.int64), np.empty(widest, np.int64)
+def _split_all(n_outlets, first, length, country, weight, lower, upper, scale, start, count, rank, bumped, rounds, residual, order):
+    "`_split` for every profile; the last two are scratch for the longest."
     for p in range(n_outlets.size):
         stop = start[p] + length[p]
         bumped[p], rounds[p] = _split(n_outlets[p], first[p], length[p], country, weight, lower, upper, scale,
@@ -195,7 +192,8 @@ def integerise_many(n_outlets: np.ndarray, first: np.ndarray, length: np.ndarray
     count, rank = np.zeros((2, int(length.sum())), dtype=np.int64)
     bumped, rounds = np.zeros((2, len(n_outlets)), dtype=np.int64)
     failures = {}
-    _split_all(n_outlets, first, length, country, weight, lower, upper, 10**dp_resid, start, count, rank, bumped, rounds)
+    scratch = np.empty((2, int(length.max(initial=0))), dtype=np.int64)
+    _split_all(n_outlets, first, length, country, weight, lower, upper, 10**dp_resid, start, count, rank, bumped, rounds, *scratch)
     for p in np.flatnonzero(bumped < 0).tolist():
         rows, place = slice(int(first[p]), int(first[p] + length[p])), slice(int(start[p]), int(start[p] + length[p]))
         count[place], rank[place], bumped[p], rounds[p] = 0, 0, 0, 0

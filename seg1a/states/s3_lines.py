@@ -14,9 +14,9 @@ import numpy as np
 # %% ../../nbs/states/35a_s3_lines.ipynb #25c707ec
 from ..core.encoding import canonical_json
 from ..core.errors import Seg1aError
-from ..core.float_text import SLACK, U64_WIDTH, put_u64
+from ..core.float_text import U64_WIDTH, put_u64
 from ..core.kernels import kernel
-from ..core.rows import copy_span
+from ..core.words import SLACK, copy_span
 
 # %% ../../nbs/states/35a_s3_lines.ipynb #e6216263
 @dataclass(frozen=True, eq=False)
