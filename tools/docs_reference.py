@@ -8,7 +8,7 @@ from docs_html import Markdown, Page, code_html, escape, relative, table_html
 
 FLOORS = {"core": "Ground floor: core", "inputs": "First floor: inputs", "states": "Second floor: states", "operations": "Roof: operations"}
 ORDER = tuple(FLOORS)
-WORD = re.compile(r"[A-Za-z_]\w*")
+CODE = re.compile(r"(?<![`\w])E(?:RR)?_[A-Z0-9_]+(?![`\w:])")
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ class ModulePage:
         return f"{node.name}(\n" + "".join(f"    {piece},\n" for piece in pieces) + f"){result}"
 
     def _documented(self, node: ast.AST) -> str:
-        """The docstring, which is plain text with names in backticks."""
-        return self._markdown.html(ast.get_docstring(node) or "")
+        """The docstring, which is plain text with names in backticks; failure codes are led to their table without them, too."""
+        return self._markdown.html(CODE.sub(lambda found: f"`{found[0]}`" if self._names.place(found[0], self._home) else found[0], ast.get_docstring(node) or ""))
 
     def _fields(self, node: ast.ClassDef) -> str:
         """The annotated fields of a class."""
