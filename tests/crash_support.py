@@ -95,6 +95,11 @@ def sealed(root: Path) -> dict[str, str]:
     return {name: digest for name, digest in sealed_files(root).items() if not name.startswith((*UNSEALED, "_quarantine/"))}
 
 
+def data(files: dict[str, str]) -> dict[str, str]:
+    """Of sealed files those that a run with notebooks and one without have in common."""
+    return {name: digest for name, digest in files.items() if name.startswith(("parameter_scoped/", "logs/"))}
+
+
 def temporaries(folder: Path) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in folder.rglob("_tmp*")]
 

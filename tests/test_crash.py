@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from crash_support import IN_PROCESS, RUN, Command, check_whole, kernels_of, kill, resume, roots, run, sealed, temporaries, went_on
+from crash_support import IN_PROCESS, RUN, Command, check_whole, data, kernels_of, kill, roots, run, sealed, temporaries, went_on
 from run_support import last_line, run_root
 
 from seg1a.core.gates import verify_bundle
@@ -39,14 +39,24 @@ def scratch(tmp_path) -> dict[str, str]:
     return {"TMPDIR": str(tmp_path / "tmp")}
 
 
-# One of each kind, over all states, the seal and what follows it.
-CHOSEN = ("root: made", "root: named", "named */rng_audit_log.jsonl", "S0 ended", "named */part-s1-00000.jsonl", "grown rng_trace_log.jsonl", "named */s3_candidate_set.parquet",
-          "staged s4/state.json", "flushed */index.json", "named manifest_fingerprint=*/_passed.flag", "latest: made")
+# One of each kind, over all states, the seal and what follows it; each kill hits what the one before it left.
+CHAINS = {
+    "files": ("root: made", "named */rng_audit_log.jsonl", "named */part-s1-00000.jsonl", "named */s2_nb_catalogue.json", "named */s3_candidate_set.parquet", "staged s4/state.json", "latest: made"),
+    "states": ("root: named", "S0 ended", "grown rng_trace_log.jsonl", "S3 recorded", "flushed */index.json", "named manifest_fingerprint=*/_passed.flag"),
+}
 
 
-@pytest.mark.parametrize("point", CHOSEN)
-def test_killed_at_a_point_then_resumed(tiny_pack, tmp_path, scratch, whole, point):
-    killed_and_resumed(tiny_pack, tmp_path, scratch, whole[0], f"kill:1:{point}", *IN_PROCESS)
+@pytest.mark.parametrize("chain", CHAINS)
+def test_killed_at_one_point_after_the_other(tiny_pack, tmp_path, scratch, whole, chain):
+    output = tmp_path / "out"
+    for point in CHAINS[chain]:
+        there = roots(output)
+        command = ("run", "--resume", there[0], "--quiet") if there else (*RUN, *IN_PROCESS, "--pack", tiny_pack, "--output-dir", output)
+        done = Command(*command, SEG1A_FAULT=f"kill:1:{point}", **scratch).done()
+        assert done.returncode == -signal.SIGKILL, (point, done.stdout, done.stderr[-2000:])
+        assert not any(verify_bundle(root).passed for root in roots(output)) or sealed(roots(output)[0]) == whole[0]
+    check_whole(went_on(tiny_pack, output, *IN_PROCESS, **scratch), whole[0])
+    assert list(Path(scratch["TMPDIR"]).glob("seg1a-*")) == []
 
 
 def killed_and_resumed(pack: Path, folder: Path, scratch: dict[str, str], undisturbed: dict[str, str], order: str, *more) -> None:
@@ -110,11 +120,11 @@ def seconds_of_a_run(pack: Path, output: Path) -> float:
 # ---- with notebooks: runner, zygote and kernels ---------------------------------------------------------------------
 
 
-def test_a_killed_kernel_ends_the_run_with_a_code_and_the_run_goes_on(tiny_pack, tmp_path, scratch, whole_with_notebooks):
+def test_a_killed_kernel_ends_the_run_with_a_code_and_the_run_goes_on(tiny_pack, tmp_path, scratch, whole):
     done = run(tiny_pack, tmp_path / "out", SEG1A_FAULT="kill:1:named */s3_candidate_set.parquet", **scratch)
     assert (done.returncode, last_line(done).split()[:2]) == (1, ["FAIL", "E_NOTEBOOK_KERNEL_LOST"]) and temporaries(tmp_path) == []
     root = went_on(tiny_pack, tmp_path / "out", **scratch)
-    check_whole(root, whole_with_notebooks[0])
+    assert verify_bundle(root).passed and data(sealed(root)) == data(whole[0])
     assert len(list(root.glob("_quarantine/0001/validation/failures/*/*/*/failure.json"))) == 1
 
 

@@ -12,6 +12,7 @@ from crash_support import IN_PROCESS, RUN, Command, check_whole, resume, roots, 
 from run_support import last_line, run_root
 
 from seg1a.core.lock import LOCK_FILE, lock_owner, lock_run
+from seg1a.operations.progress import finished_states
 
 STOPPED_IN_S2 = "stop:1:named */s2_nb_catalogue.json"
 KILLED_IN_S2 = "kill:1:named */s2_nb_catalogue.json"
@@ -123,13 +124,24 @@ def test_a_failed_run_is_refused_with_its_reason(tiny_pack, tmp_path):
     assert refused(done, "E_RESUME_FAILED") and code in done.stderr and everything(root) == before
 
 
-@pytest.mark.parametrize("spoilt", ["parameter_scoped/*/hurdle_design_matrix.parquet", "logs/rng/events/*/*/*/*/part-s1-00000.jsonl", "validation/*/*/s1/summary.json",
-                                    "validation_bundle/*/s1_hurdle/report.json", "validation_bundle/*/s1_hurdle/_passed.flag", "logs/telemetry/progress/s1.json", "validation/*/_passed.flag"])
-def test_nothing_is_trusted_that_changed(broken, undisturbed, spoilt):
-    """A byte of what S0 or S1 left is another: the state does not count as finished, and is made again."""
-    (path,) = broken.glob(spoilt)
-    data = path.read_bytes()
-    path.write_bytes(data[:-3] + bytes([data[-3] ^ 1]) + data[-2:])
+SPOILT = ("parameter_scoped/*/hurdle_design_matrix.parquet", "logs/rng/events/*/*/*/*/part-s1-00000.jsonl", "validation/*/*/s1/summary.json", "validation_bundle/*/s1_hurdle/report.json",
+          "validation_bundle/*/s1_hurdle/_passed.flag", "logs/telemetry/progress/s1.json", "validation/*/_passed.flag", "logs/rng/trace/*/*/*/rng_trace_log.jsonl")
+
+
+def test_nothing_counts_as_finished_that_changed(broken, tiny_pack):
+    """A byte of what S0 or S1 left is another: the state does not count, nor do those after it."""
+    assert finished_states(broken, tiny_pack).states == 2
+    for spoilt in SPOILT:
+        (path,) = broken.glob(spoilt)
+        data = path.read_bytes()
+        path.write_bytes(data[:3] + bytes([data[3] ^ 1]) + data[4:])
+        assert finished_states(broken, tiny_pack).states == (0 if "progress" not in spoilt and ("hurdle_design" in spoilt or spoilt == "validation/*/_passed.flag") else 1), spoilt
+        path.write_bytes(data)
+
+
+def test_what_changed_is_made_again(broken, undisturbed):
+    (path,) = broken.glob("parameter_scoped/*/hurdle_design_matrix.parquet")
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
     assert resume(broken).returncode == 0
     check_whole(broken, sealed(undisturbed))
 
