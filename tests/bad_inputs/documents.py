@@ -47,7 +47,7 @@ YAML_FORMS = [
     form("two documents", "a: 1\n---\nb: 2\n", "document"),
     form("a directive of YAML 1.1", "%YAML 1.1\n---\na: 1\n", "directive"),
     form("a directive of YAML 1.0", "%YAML 1.0\n---\na: 1\n", "directive"),
-    form("a directive of YAML 9.9", "%YAML 9.9\n---\na: 1\n", "directive"),
+    form("a directive of YAML 9.9", "%YAML 9.9\n---\na: 1\n", ":1:1", "version"),
     form("a directive of YAML 99999999999999999999.1", "%YAML 99999999999999999999.1\n---\na: 1\n"),
     form("a tab as indentation", "a:\n\tb: 1\n", ":2:"),
     form("a list as a key", "? [1, 2]\n: 3\n", "key"),
