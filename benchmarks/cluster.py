@@ -74,7 +74,8 @@ def measure(arguments: argparse.Namespace) -> dict:
         if arguments.record:
             memory = (threads["usage"].process_mib - small["usage"].process_mib) * 2**20 / (arguments.merchants - 10_000)
             facts = {"merchants": arguments.merchants, "workers": arguments.workers, "bytes": threads["bytes"], "files": len(threads["sealed"]), "seal": threads["seal"],
-                     "states": best["existing"]["states"], "memory": memory, "base_mib": small["usage"].process_mib}
+                     "states": best["existing"]["states"], "memory": memory, "base_mib": small["usage"].process_mib,
+                     "cpu": best["existing"]["usage"].cpu, "base_cpu": small["usage"].cpu, "base_merchants": 10_000}
             lines = [json.loads(line) for line in record.read_text().splitlines()]
             Path(arguments.record).write_text(json.dumps({"run": facts, "tasks": lines}, indent=0) + "\n")
     return {"cases": {case: {name: value for name, value in result.items() if name != "sealed"} for case, result in best.items()}, "files": len(threads["sealed"])}

@@ -55,12 +55,13 @@ class Stage:
     keep: float
     tell: float
     files: float
+    trace: float
     coordinator: float
     wall: float
 
     def scaled(self, factor: float) -> "Stage":
         """The same stage with shards of another size; what is counted by rows grows with them."""
-        grown = {name: getattr(self, name) * factor for name in ("item", "keep", "tell", "files", "coordinator")}
+        grown = {name: getattr(self, name) * factor for name in ("item", "keep", "tell", "files", "trace", "coordinator")}
         return replace(self, first=tuple(s * factor for s in self.first), second=tuple(s * factor for s in self.second), **grown)
 
 
@@ -77,14 +78,14 @@ def stages_of(record: dict) -> list[Stage]:
         first, second = tasks[stage][1], tasks[stage][2]
         per = lambda lines, name: sum(line[name] for line in lines) / rows
         stages.append(Stage(stage.partition(".")[0], times(first), times(second), per(first, "item"), per(first, "keep"), per(first + second, "tell"),
-                            per(first + second, "files"), end["coordinator"] / rows, end["wall"]))
+                            per(first + second, "files"), per(second, "files"), end["coordinator"] / rows, end["wall"]))
     return stages
 
 
 def times(lines: list[dict]) -> tuple[float, ...]:
     """Seconds of whole shards: without the last one, which is short, and the slowest, which loads the kernels."""
     seconds = [line["seconds"] for line in lines[:-1]] or [line["seconds"] for line in lines]
-    return tuple(sorted(seconds)[:-1] if len(seconds) > 2 else seconds)
+    return tuple(sorted(seconds)[:-1] or seconds)
 
 
 def simulate(stage: Stage, shards: int, threads: int, terms: Terms, seed: int = 7, shared: bool = False) -> float:
@@ -111,12 +112,18 @@ def simulate(stage: Stage, shards: int, threads: int, terms: Terms, seed: int = 
     return clock
 
 
+def alone_seconds(run: dict, stages: list[Stage]) -> float:
+    """CPU seconds that the coordinator spends outside of the stages (reading columns, S3, catalogues, metrics, seal): those of the command with workers elsewhere, less its start and the stages."""
+    rows = run["merchants"] / RECORDED_ROWS
+    return max(run["cpu"] - run["base_cpu"] - sum(stage.coordinator for stage in stages) * rows, 0.0) * run["merchants"] / (run["merchants"] - run["base_merchants"])
+
+
 def as_built(record: dict, stages: list[Stage], merchants: int, workers: int, terms: Terms) -> dict:
     """The layout of today."""
     run, shards = record["run"], -(-merchants // RECORDED_ROWS)
     scale = merchants / run["merchants"]
     total, data = sum(simulate(stage, shards, workers, terms) for stage in stages), run["bytes"] * scale
-    alone = max(sum(run["states"].values()) - sum(stage.wall for stage in stages), 0.0) * scale
+    alone = alone_seconds(run, stages) * scale
     seal = data / terms.hashing
     commit = 2 * data / terms.coordinator_link
     moved = shards * sum(2 * (s.item + s.keep + s.tell + s.files) for s in stages) + 2 * data
@@ -131,15 +138,20 @@ def fully_sharded(record: dict, stages: list[Stage], merchants: int, workers: in
     run, shards, factor = record["run"], -(-merchants // rows), rows / RECORDED_ROWS
     scale, data = merchants / run["merchants"], record["run"]["bytes"] * merchants / record["run"]["merchants"]
     lean = [replace(stage.scaled(factor), coordinator=2e-4, tell=COUNTERS) for stage in stages]
-    alone = max(sum(run["states"].values()) - sum(stage.wall for stage in stages), 0.0)
-    s3 = Stage("s3", (alone * run["workers"] / (run["merchants"] / RECORDED_ROWS) * factor,), (), 0.0, 0.0, COUNTERS, data / shards / 4, 2e-4, 0.0)
+    alone = alone_seconds(run, stages)  # the most of it is S3's and the seal's, and can be done by shards
+    s3 = Stage("s3", (alone / (run["merchants"] / RECORDED_ROWS) * factor,), (), 0.0, 0.0, COUNTERS, data / shards / 4, 0.0, 2e-4, 0.0)
     total = sum(simulate(replace(stage, files=0.0), shards, workers, terms) for stage in [*lean, s3])
     uploads = data / (workers * terms.worker_link) * 2  # written once, read once by the validators
-    trace = sum(stage.files for stage in stages if not stage.name.endswith("validate")) * merchants / RECORDED_ROWS * 0.5
+    trace = trace_bytes(stages) * merchants
     moved = shards * sum(s.item + 2 * s.keep + 2 * COUNTERS for s in lean) + 2 * data
     requests = shards * sum(6 + 2 * bool(s.keep) for s in lean)
     return {"total h": (total + uploads) / 3600, "with one trace object h": max(total + uploads, trace / terms.hashing) / 3600, "TB moved": moved / 1e12, "M requests": 2 * requests / 1e6,
             "worker GB": worker_memory(lean, run), "dollars": cost(total + uploads, requests, requests, workers, terms), "objects k": shards * 14 / 1e3}
+
+
+def trace_bytes(stages: list[Stage]) -> float:
+    """Bytes of trace a merchant."""
+    return sum(stage.trace for stage in stages if not stage.name.endswith("validate")) / RECORDED_ROWS
 
 
 def worker_memory(stages: list[Stage], run: dict) -> float:
@@ -152,15 +164,15 @@ def cost(seconds: float, puts: float, gets: float, workers: int, terms: Terms) -
     return seconds / 3600 * (workers * terms.worker_hour + terms.coordinator_hour) + puts * terms.put + gets * terms.get
 
 
-def breaking_points(record: dict, stages: list[Stage], workers: int, terms: Terms) -> list[tuple[str, float]]:
+def breaking_points(record: dict, stages: list[Stage], terms: Terms) -> list[tuple[str, float | None]]:
     """From how many merchants on each thing stands in the way, least first."""
     run = record["run"]
     busy = sum(stage.coordinator + (stage.item + stage.tell + stage.files) / terms.coordinator_link for stage in stages)
     work = sum(mean(stage.first) + (mean(stage.second) if stage.second else 0.0) for stage in stages)
-    trace = run["bytes"] / run["merchants"] / 3
-    return sorted([(f"memory of a coordinator of {terms.coordinator_memory / 1e9:.0f} GB", (terms.coordinator_memory - run["base_mib"] * 2**20) / run["memory"]),
-                   (f"the coordinator is busier than {work / busy:.1f} workers", float("nan") if work / busy > workers else 0.0),
-                   ("10 000 parts of 16 MiB for the trace as one object", 10_000 * (16 << 20) / trace), ("the trace as one object of 5 TB", 5e12 / trace)], key=lambda row: row[1])
+    trace = trace_bytes(stages)
+    points = [(f"memory of a coordinator of {terms.coordinator_memory / 1e9:.0f} GB", (terms.coordinator_memory - run["base_mib"] * 2**20) / run["memory"]),
+              ("10 000 parts of 16 MiB for the trace as one object", 10_000 * (16 << 20) / trace), ("the trace as one object of 5 TB", 5e12 / trace)]
+    return [(f"any size, with more than {work / busy:.1f} workers: the coordinator's own work", None), *sorted(points, key=lambda row: row[1])]
 
 
 def measure(arguments: argparse.Namespace) -> dict:
@@ -171,7 +183,7 @@ def measure(arguments: argparse.Namespace) -> dict:
     check = [(stage.name, stage.wall, simulate(stage, shards, record["run"]["workers"], terms, shared=True)) for stage in stages]
     rows = [int(text) for text in arguments.rows.split(",")]
     return {"check": check, "stages": [(s.name, mean(s.first), mean(s.second) if s.second else None, s.item / 1e6, s.keep / 1e6, (s.tell + s.files) / 1e6, s.coordinator) for s in stages],
-            "built": as_built(record, stages, arguments.merchants, arguments.workers, terms), "breaks": breaking_points(record, stages, arguments.workers, terms),
+            "built": as_built(record, stages, arguments.merchants, arguments.workers, terms), "breaks": breaking_points(record, stages, terms),
             "sharded": {size: fully_sharded(record, stages, arguments.merchants, arguments.workers, terms, size) for size in rows}}
 
 
@@ -184,7 +196,7 @@ def tables(results: dict) -> list[Table]:
     return [Table("A shard of 32 768 merchants, as recorded", ("stage", "first pass s", "second s", "item MB", "kept MB", "told and files MB", "coordinator s"), results["stages"]),
             Table("The recorded run, simulated", ("stage", "measured s", "simulated s"), [*results["check"], ("all", *(sum(row[i] for row in results["check"]) for i in (1, 2)))]),
             Table(f"{title}, as built", tuple(results["built"]), [each(results["built"])]),
-            Table("What stands in the way, as built", ("what", "from so many M merchants on"), [(name, at / 1e6) for name, at in results["breaks"]]),
+            Table("What stands in the way, as built", ("what", "from so many M merchants on"), [(name, at and at / 1e6) for name, at in results["breaks"]]),
             Table(f"{title}, fully sharded", ("rows a shard", *first), [(f"{size:,}", *each(found)) for size, found in results["sharded"].items()])]
 
 

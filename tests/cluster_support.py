@@ -3,7 +3,6 @@
 import http.client
 import os
 import random
-import signal
 import subprocess
 import sys
 import threading
@@ -21,6 +20,11 @@ def environment(**more: str) -> dict[str, str]:
     """What a process of the cluster finds: this checkout, and no thread that nobody asked for."""
     paths = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"} | more
+
+
+def command(*arguments, **more: str) -> subprocess.CompletedProcess:
+    """`seg1a` in a new interpreter; a campaign may take an hour on a busy machine."""
+    return subprocess.run([sys.executable, "-m", "seg1a", *map(str, arguments)], capture_output=True, text=True, env=environment(**more), timeout=3600)
 
 
 class DaskCluster:
@@ -176,12 +180,3 @@ class Hosts:
         """Take hosts and bridge away."""
         for words in [["netns", "del", host] for host in self.hosts] + [["link", "del", f"{self.name}b"]]:
             subprocess.run(["ip", *words], capture_output=True)
-
-
-def stop_gently(process: subprocess.Popen) -> None:
-    """SIGTERM, and SIGKILL when that does not help."""
-    process.send_signal(signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(10)
-    process.kill()
-    process.wait()

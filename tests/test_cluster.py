@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cluster_support import Hosts, dask_cluster, murderer
+from cluster_support import Hosts, command, dask_cluster, murderer
 from run_support import FLAGS, LANES, last_line, run_root, sealed_files
 from test_cold_start import loaded_by
 
@@ -123,14 +123,14 @@ def large_pack(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def large_run(seg1a, large_pack, tmp_path_factory) -> dict[str, str]:
     """The sealed files of a run of 300 000 merchants by threads."""
-    return sealed_files(run_root(seg1a("run", "--pack", large_pack, "--output-dir", tmp_path_factory.mktemp("threads"), *FLAGS, *LANES, started=True)))
+    return sealed_files(run_root(command("run", "--pack", large_pack, "--output-dir", tmp_path_factory.mktemp("threads"), *FLAGS, *LANES)))
 
 
 @pytest.mark.slow
 def test_a_worker_killed_five_times(seg1a, large_pack, large_run, tmp_path):
     """And one that joins in the middle of the run, and one that is stopped for a while."""
     with dask_cluster(2, tmp_path / "dask") as cluster, murderer(cluster, 5) as killed:
-        done = seg1a("run", "--pack", large_pack, "--output-dir", tmp_path / "runs", "--dask", cluster.address, *FLAGS, *LANES, started=True)
+        done = command("run", "--pack", large_pack, "--output-dir", tmp_path / "runs", "--dask", cluster.address, *FLAGS, *LANES)
     assert sealed_files(run_root(done)) == large_run and len(killed) == 5
 
 
@@ -152,7 +152,7 @@ def test_a_worker_that_joins_and_one_that_is_slow(seg1a, large_pack, large_run, 
         timer = threading.Timer(8, meddle)
         timer.start()
         try:
-            done = seg1a("run", "--pack", large_pack, "--output-dir", tmp_path / "runs", "--dask", cluster.address, *FLAGS, *LANES, started=True)
+            done = command("run", "--pack", large_pack, "--output-dir", tmp_path / "runs", "--dask", cluster.address, *FLAGS, *LANES)
         finally:
             over.set()
             timer.join()
@@ -170,7 +170,7 @@ def test_two_hosts(seg1a, sharded_pack, in_process_run, tmp_path):
         pytest.skip(f"network namespaces are not allowed here: {error}")
     try:
         with dask_cluster(2, tmp_path / "dask", host=hosts.gate, prefix=hosts.run_in) as cluster:
-            done = seg1a("run", "--pack", sharded_pack, "--output-dir", tmp_path / "runs", "--no-notebooks", "--dask", cluster.address, *FLAGS, *LANES, started=True)
+            done = command("run", "--pack", sharded_pack, "--output-dir", tmp_path / "runs", "--no-notebooks", "--dask", cluster.address, *FLAGS, *LANES)
     finally:
         hosts.remove()
     assert sealed_files(run_root(done)) == sealed_files(in_process_run)

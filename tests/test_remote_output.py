@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cluster_support import Moody, dask_cluster, murderer
+from cluster_support import Moody, command, dask_cluster, murderer
 from run_support import FLAGS, LANES, last_line, sealed_files
 from store_support import BUCKET, Places
 from test_cluster import large_pack, large_run  # noqa: F401  fixtures
@@ -110,7 +110,7 @@ def test_ten_shards_by_two_workers_through_a_store(seg1a, s3_server, bucket, lar
     environment = s3_server.environment(AWS_ENDPOINT_URL_S3=moody.url)
     try:
         with dask_cluster(2, tmp_path / "dask", **environment) as cluster, murderer(cluster, kills) as killed:
-            done = seg1a("run", "--pack", large_pack, "--output-dir", bucket, "--scratch", tmp_path / "work", "--dask", cluster.address, *FLAGS, *LANES, started=True, **environment)
+            done = command("run", "--pack", large_pack, "--output-dir", bucket, "--scratch", tmp_path / "work", "--dask", cluster.address, *FLAGS, *LANES, **environment)
     finally:
         moody.stop()
     verdict, _, place = last_line(done).partition(" ")
