@@ -18,8 +18,8 @@ sys.path.insert(0, str(CHECKOUT / "tools"))
 
 # The cheap site runs these: a page with plots, a page of prose and streams.
 EXECUTED = ("core/figures", "core/errors")
-SAMPLE = ("index.html", "tour.html", "guides/operator.html", "guides/policy.html", "core/figures.html", "core/reference.html", "run/index.html", "run/s2.html", "reference/index.html",
-          "reference/core/errors.html", "contracts/index.html", "contracts/logs.html", "contracts/documents.html", "contracts/codes.html", "contracts/alerts.html", "contracts/policies.html")
+SAMPLE = ("index.html", "tour.html", "guides/operator.html", "guides/policy.html", "core/figures.html", "core/lineage.html", "core/reference.html", "run/index.html", "run/s2.html", "reference/index.html",
+          "reference/core/errors.html", "reference/operations/cli.html", "contracts/index.html", "contracts/logs.html", "contracts/documents.html", "contracts/codes.html", "contracts/alerts.html", "contracts/policies.html")
 
 
 def built(folder: Path, *arguments: str) -> Path:

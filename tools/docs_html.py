@@ -73,7 +73,8 @@ def math_html(text: str, options: dict) -> str:
     """A formula as MathML."""
     shown = convert(text.strip(), display="block" if options.get("display_mode") else "inline")
     shown = re.sub(r'(<mo stretchy="false">(?:&#x00028;|&#x0005B;|\(|\[)</mo>)<mo>', r'\1<mo form="prefix">', shown)  # a sign, no subtraction
-    return re.sub(r"(<mi>(?:ln|log|exp|cos|sin|artanh|arctan|max|min)</mi>)(?=<m[in])", r'\1<mspace width="0.17em"/>', shown)
+    shown = re.sub(r"(<mi>(?:ln|log|exp|cos|sin|artanh|arctan|max|min)</mi>)(?=<m[in])", r'\1<mspace width="0.17em"/>', shown)
+    return f'<span class="long">{shown}</span>' if len(text) > 60 and not options.get("display_mode") else shown  # it scrolls by itself on a narrow page
 
 
 def table_html(columns: list[str], rows: list[list[str]], kind: str = "") -> str:
