@@ -121,6 +121,12 @@ def ratios(merchants: int, cases: dict[str, dict], limits: dict) -> dict[str, fl
     return found
 
 
+def spent(result: dict, what: str) -> float:
+    """A figure of a case's usage, fresh or read from JSON."""
+    used = result["usage"]
+    return used[what] if isinstance(used, dict) else getattr(used, what)
+
+
 def fitted(sizes: list[dict]) -> dict[str, float | None]:
     """Exponents of time against size, by case: wall, CPU and the states' time."""
     chosen = [size for size in sizes if size["merchants"] >= 100_000]
@@ -128,8 +134,8 @@ def fitted(sizes: list[dict]) -> dict[str, float | None]:
     found = {}
     for case in [case for case in CASES if all(case in size["cases"] for size in chosen)]:
         n, results = [size["merchants"] for size in chosen], [size["cases"][case] for size in chosen]
-        found[f"{case}, wall"] = exponent(n, [result["usage"].wall for result in results])
-        found[f"{case}, CPU"] = exponent(n, [result["usage"].cpu for result in results])
+        found[f"{case}, wall"] = exponent(n, [spent(result, "wall") for result in results])
+        found[f"{case}, CPU"] = exponent(n, [spent(result, "cpu") for result in results])
         if "states" in results[0]:
             found[f"{case}, states"] = exponent(n, [sum(result["states"].values()) for result in results])
     return found
