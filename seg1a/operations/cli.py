@@ -277,7 +277,7 @@ def run_command(arguments: argparse.Namespace, command_line: list[str]) -> int:
         print(f"{status} {root}")
     else:
         message = " ".join(str(failure["detail"].get("message", "")).split())
-        record = "" if failure["code"] == "E_CLUSTER_LOST" else f" (record: {root}/validation/failures)"
+        record = "" if failure["detail"].get("interrupted") else f" (record: {root}/validation/failures)"
         print(f"seg1a: {failure['code']}: {message}{record}", file=sys.stderr)
         print(f"FAIL {failure['code']} {message}")
     return summary["run"]["exit_code"]

@@ -216,7 +216,7 @@ def _interruption(execution: Execution, error: Seg1aError, state: str) -> dict:
     if execution.root is None:
         lineage = unsealed_lineage(execution.request.seed, execution.request.start_time_ns)
         execution.root = execution.request.output_dir.absolute() / f"parameter_hash={lineage.parameter_hash}" / f"run_id={lineage.run_id}"
-    detail = {"message": f"{error.message}; the run has not failed: {advice}", **error.detail}
+    detail = {"message": f"{error.message}; the run has not failed: {advice}", **error.detail, "interrupted": True}
     return {"failure_class": error.failure_class, "error_code": error.code, "state": state, "detail": detail}
 
 
