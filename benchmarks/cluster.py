@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from end_to_end import built_pack, state_seconds
-from measure import Table, benchmark, run_root, say, seg1a, tree_size
+from measure import Table, benchmark, measured, run_root, say, seg1a, tree_size
 
 FLAGS = ("--seed", "7", "--start-time-ns", "1700000000000000000", "--git-commit", "ab" * 20, "--quiet")
 UNSEALED = ("logs/telemetry/", "run_summary.json")
@@ -57,6 +57,33 @@ def seal_seconds(root: Path) -> float:
     return json.loads((root / "run_summary.json").read_text())["run"]["seconds"]["seal"]
 
 
+ONE_PROCESS = """
+import sys, time
+from pathlib import Path
+from seg1a.core.run import Options
+from seg1a.operations.pipeline import RunRequest, run_pipeline
+folder, *packs = map(Path, sys.argv[1:])
+for number, pack in enumerate([packs[0], *packs]):  # the first run loads the kernels
+    started = time.process_time()
+    assert run_pipeline(RunRequest(pack, folder / str(number), 7, "ab" * 20, 5, Options(notebooks=False), 1))["gate"]["status"] == "PASS"
+    print(time.process_time() - started)
+"""
+
+
+def cpu_a_merchant(small: Path, pack: Path, folder: Path) -> float:
+    """CPU seconds that one more merchant costs a run in one thread, validators and seal included: from two sizes, kernels loaded."""
+    say("cluster: what a merchant costs")
+    _, out, _ = measured([sys.executable, "-c", ONE_PROCESS, folder / "one", small, pack])
+    _, less, more = map(float, out.split())
+    shutil.rmtree(folder / "one")
+    return (more - less) / (merchants_of(pack) - merchants_of(small))
+
+
+def merchants_of(pack: Path) -> int:
+    """The number in the name of a pack of `built_pack`."""
+    return int(pack.name.removeprefix("pack-"))
+
+
 def measure(arguments: argparse.Namespace) -> dict:
     """Every case, `repeat` times; of each the run with the least wall time."""
     with tempfile.TemporaryDirectory(dir=arguments.folder) as own:
@@ -75,7 +102,7 @@ def measure(arguments: argparse.Namespace) -> dict:
             memory = (threads["usage"].process_mib - small["usage"].process_mib) * 2**20 / (arguments.merchants - 10_000)
             facts = {"merchants": arguments.merchants, "workers": arguments.workers, "bytes": threads["bytes"], "files": len(threads["sealed"]), "seal": threads["seal"],
                      "states": best["existing"]["states"], "memory": memory, "base_mib": small["usage"].process_mib,
-                     "cpu": best["existing"]["usage"].cpu, "base_cpu": small["usage"].cpu, "base_merchants": 10_000}
+                     "cpu_a_merchant": cpu_a_merchant(built_pack(10_000, Path(arguments.packs or own)), pack, folder)}
             lines = [json.loads(line) for line in record.read_text().splitlines()]
             Path(arguments.record).write_text(json.dumps({"run": facts, "tasks": lines}, indent=0) + "\n")
     return {"cases": {case: {name: value for name, value in result.items() if name != "sealed"} for case, result in best.items()}, "files": len(threads["sealed"])}

@@ -113,9 +113,10 @@ def simulate(stage: Stage, shards: int, threads: int, terms: Terms, seed: int = 
 
 
 def alone_seconds(run: dict, stages: list[Stage]) -> float:
-    """CPU seconds that the coordinator spends outside of the stages (reading columns, S3, catalogues, metrics, seal): those of the command with workers elsewhere, less its start and the stages."""
+    """CPU seconds that stay with the coordinator outside of the stages (reading columns, S3, tables, catalogues, metrics, seal): all that a run costs but the tasks."""
     rows = run["merchants"] / RECORDED_ROWS
-    return max(run["cpu"] - run["base_cpu"] - sum(stage.coordinator for stage in stages) * rows, 0.0) * run["merchants"] / (run["merchants"] - run["base_merchants"])
+    tasks = sum(mean(stage.first) + (mean(stage.second) if stage.second else 0.0) for stage in stages) * rows
+    return max(run["cpu_a_merchant"] * run["merchants"] - tasks, 0.0)
 
 
 def as_built(record: dict, stages: list[Stage], merchants: int, workers: int, terms: Terms) -> dict:

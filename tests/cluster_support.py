@@ -96,7 +96,7 @@ def murderer(cluster: DaskCluster, times: int, pause=(1.0, 4.0), seed: int = 5):
 class Moody:
     """An endpoint before an S3 server that after `good` requests answers 503 to all for so many seconds, each time anew."""
 
-    def __init__(self, endpoint: str, good: int = 20, seconds: float = 1.5, times: int = 2):
+    def __init__(self, endpoint: str, good: int = 20, seconds: float = 5.0, times: int = 2):
         self.upstream, self.until, self.refused, self.passed, self.times = endpoint.removeprefix("http://"), 0.0, 0, 0, times
         moody = self
 

@@ -6,7 +6,7 @@
 __all__ = ['Ref', 'blob_name', 'damaged', 'checked_blob', 'Exchange', 'FolderExchange', 'Outcome', 'task_folder', 'Order',
            'Answer', 'folder_exchange', 'perform', 'Scheduler', 'Delivered', 'Cluster']
 
-# %% ../../nbs/core/04b_cluster.ipynb #8157f12e
+# %% ../../nbs/core/04b_cluster.ipynb #e4be3eaa
 import hashlib
 import os
 import pickle
@@ -24,13 +24,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-# %% ../../nbs/core/04b_cluster.ipynb #77f33fbe
-from .errors import Seg1aError
+# %% ../../nbs/core/04b_cluster.ipynb #725a52f7
+from .errors import Interrupted, Seg1aError
 from .lineage import code_digest
 from .run import Run
 from .shards import ShardTask
 
-# %% ../../nbs/core/04b_cluster.ipynb #8d656880
+# %% ../../nbs/core/04b_cluster.ipynb #fa63d9bb
 @dataclass(frozen=True)
 class Ref:
     "A blob of the exchange: its name, hex64 and size in bytes."
@@ -56,7 +56,7 @@ def checked_blob(ref: Ref, data: bytes) -> bytes:
         raise damaged(ref, "in the exchange has other bytes than were reported")
     return data
 
-# %% ../../nbs/core/04b_cluster.ipynb #208559bb
+# %% ../../nbs/core/04b_cluster.ipynb #5e31ae83
 class Exchange(Protocol):
     "A place where coordinator and workers leave blobs for each other. Errors: E_CLUSTER_RESULT, and those of the place."
 
@@ -70,7 +70,7 @@ class Exchange(Protocol):
     def workspace(self): ...
     def clear(self) -> None: ...
 
-# %% ../../nbs/core/04b_cluster.ipynb #c9f6075f
+# %% ../../nbs/core/04b_cluster.ipynb #14c13a64
 class _FolderWriter:
     "The writing half of a folder."
 
@@ -96,7 +96,7 @@ class _FolderWriter:
             os.link(path, self.folder / ref.name)
         return ref
 
-# %% ../../nbs/core/04b_cluster.ipynb #0872b28b
+# %% ../../nbs/core/04b_cluster.ipynb #981150d7
 class FolderExchange(_FolderWriter):
     "A folder that all machines see under one path. It is made when something is put."
 
@@ -135,7 +135,7 @@ class FolderExchange(_FolderWriter):
         "Remove the exchange and all that is left in it."
         shutil.rmtree(self.folder, ignore_errors=True)
 
-# %% ../../nbs/core/04b_cluster.ipynb #fe579320
+# %% ../../nbs/core/04b_cluster.ipynb #88df72e1
 @dataclass(frozen=True)
 class Outcome:
     "What a task gives: a value for the coordinator, one for the second pass, totals, and files of `task_folder()` as name -> (path, hex64)."
@@ -153,7 +153,7 @@ def task_folder() -> Path:
     "The folder in which the task that runs in this thread may leave files."
     return _here.folder
 
-# %% ../../nbs/core/04b_cluster.ipynb #8c98bb80
+# %% ../../nbs/core/04b_cluster.ipynb #9e007b90
 @dataclass(frozen=True)
 class Order:
     "One task for one shard, as it is sent to a worker."
@@ -182,7 +182,7 @@ class Answer:
         "Bytes that were put, by what they are for."
         return {"tell": self.tell.size, "keep": self.keep.size if self.keep else 0, "files": sum(ref.size for ref in self.files.values())}
 
-# %% ../../nbs/core/04b_cluster.ipynb #386b1643
+# %% ../../nbs/core/04b_cluster.ipynb #fb95b64d
 def folder_exchange(place: str) -> FolderExchange:
     "The opener of a shared folder."
     return FolderExchange(place)
@@ -194,7 +194,7 @@ def _exchange_at(opener: str, place: str) -> Exchange:
     module, _, function = opener.partition(":")
     return getattr(import_module(module), function)(place)
 
-# %% ../../nbs/core/04b_cluster.ipynb #8b0db604
+# %% ../../nbs/core/04b_cluster.ipynb #4b9928fd
 _TASKS_KEPT = 4
 _tasks: OrderedDict[str, ShardTask] = OrderedDict()
 _tasks_lock = threading.Lock()
@@ -210,7 +210,7 @@ def _task_of(exchange: Exchange, ref: Ref) -> ShardTask:
         _tasks.move_to_end(ref.name)
         return _tasks[ref.name]
 
-# %% ../../nbs/core/04b_cluster.ipynb #9d606bc0
+# %% ../../nbs/core/04b_cluster.ipynb #bdfe363a
 def _placed(value: Any, root: Path | None) -> Any:
     "An argument of a task as it is on this machine: runs with one worker and, if given, another root."
     if isinstance(value, Run):
@@ -231,7 +231,7 @@ def _write_errors(order: Order) -> Iterator[None]:
     except OSError as error:
         raise Seg1aError("E_WRITE_FAIL", f"{order.label}: a worker cannot write: {error.strerror or error}", path=str(error.filename), errno=error.errno) from error
 
-# %% ../../nbs/core/04b_cluster.ipynb #e0c45d06
+# %% ../../nbs/core/04b_cluster.ipynb #c9a7365c
 def perform(order: Order) -> Answer:
     """Do an order; the worker's side. Raises what the task raises, E_CLUSTER_WORKER for other code, E_CLUSTER_RESULT for a damaged blob."""
     _require_same_code(order)
@@ -257,7 +257,7 @@ def _answer(exchange: Exchange, label: str, made: Outcome) -> Answer:
     keep = None if made.keep is None else exchange.put(f"{label}.keep", pickle.dumps(made.keep, 5))
     return Answer(exchange.put(f"{label}.tell", pickle.dumps(made.tell, 5)), keep, made.totals, files, 0.0)
 
-# %% ../../nbs/core/04b_cluster.ipynb #5c8a4df9
+# %% ../../nbs/core/04b_cluster.ipynb #dd2e24c8
 class Scheduler(Protocol):
     "What does orders somewhere. `answer` raises what the task raised, or `Interrupted` when the cluster is gone."
 
@@ -266,7 +266,7 @@ class Scheduler(Protocol):
     def cancel(self, jobs: Iterable[Any]) -> None: ...
     def width(self) -> int: ...
 
-# %% ../../nbs/core/04b_cluster.ipynb #82022d54
+# %% ../../nbs/core/04b_cluster.ipynb #5177dfc7
 @dataclass(frozen=True)
 class Delivered:
     "A shard that is done: what its task tells, its totals, and its files by name, to be fetched from the exchange."
@@ -285,7 +285,7 @@ class _Job:
     blobs: list[Ref]
     answer: Answer | None = None
 
-# %% ../../nbs/core/04b_cluster.ipynb #2e3d5c6d
+# %% ../../nbs/core/04b_cluster.ipynb #110042a6
 class _Sender:
     "What goes out: orders, files, words."
 
@@ -306,10 +306,6 @@ class _Sender:
         root = next(value.root for value in _values(task) if isinstance(value, Run))
         return {path.relative_to(root).as_posix(): self._send(path) for path in task.reads(item) if path.is_file()}
 
-    def remember(self, path: Path, ref: Ref) -> None:
-        "A file of the run root lies in the exchange already."
-        self._sent[str(path)] = ref
-
     def _send(self, path: Path) -> Ref:
         "A file of the run root as a blob, sent once."
         if str(path) not in self._sent:
@@ -321,7 +317,7 @@ class _Sender:
         "Say that a shard is done."
         self._told(f"{label.partition('.')[0]}: {done} shards done, {self.scheduler.width()} at once")
 
-# %% ../../nbs/core/04b_cluster.ipynb #ce3a982a
+# %% ../../nbs/core/04b_cluster.ipynb #7fbe3779
 class Cluster(_Sender):
     """An engine for `map_shards`: tasks of shards as orders to a scheduler, everything of size through the exchange.
 
@@ -340,9 +336,23 @@ class Cluster(_Sender):
         `before` starts as given and grows by `add(before, totals)`; what is told and the files are those of both passes, as (first, second) and under both names."""
         stage = _Stage(self, task, finish, before, add)
         try:
-            yield from stage.deliveries(iter(shards))
+            with _machinery():
+                yield from stage.deliveries(iter(shards))
         finally:
             stage.give_up()
+
+    def take_out(self, ref: Ref) -> bytes:
+        "The bytes of a delivered file, which leaves the exchange. `Interrupted` when the store is away."
+        with _machinery():
+            data = self.exchange.get(ref)
+            self.exchange.drop([ref])
+            return data
+
+    def move_out(self, ref: Ref, place: Path, path: Path) -> None:
+        "Move a delivered file to `place`; it will be the file `path` of the run. `Interrupted` when the store is away."
+        with _machinery():
+            self.exchange.fetch(ref, place)
+        self._sent[str(path)] = ref
 
     def stage_label(self, task: ShardTask) -> str:
         "A name for the blobs of a stage that no other stage of this process has."
@@ -350,6 +360,17 @@ class Cluster(_Sender):
             self._numbers += 1
             inner = next((value for value in _values(task) if isinstance(value, ShardTask)), task)
             return f"{inner.function.__module__.rpartition('.')[2]}.{os.getpid()}.{self._numbers}"
+
+
+@contextmanager
+def _machinery() -> Iterator[None]:
+    "A store that is away is no failure of the run."
+    try:
+        yield
+    except Seg1aError as error:
+        if error.code.startswith("E_STORE_"):
+            raise Interrupted(error) from error
+        raise
 
 
 def _sendable(task: ShardTask) -> ShardTask:
@@ -364,7 +385,7 @@ def _values(task: ShardTask) -> Iterator[Any]:
         if isinstance(value, ShardTask):
             yield from _values(value)
 
-# %% ../../nbs/core/04b_cluster.ipynb #5d30065a
+# %% ../../nbs/core/04b_cluster.ipynb #b65c8d17
 class _Orders:
     "The orders of a stage: two queues, and the totals before the next shard."
 
@@ -394,7 +415,7 @@ class _Orders:
         self.second.append(_Job(order, self.cluster.scheduler.submit(order), [*job.blobs, answer.keep], answer))
         self.before = self.add(self.before, answer.totals)
 
-# %% ../../nbs/core/04b_cluster.ipynb #dfdc0b52
+# %% ../../nbs/core/04b_cluster.ipynb #1f41aa2a
 class _Stage(_Orders):
     "One `deliver`: the two queues, kept moving."
 

@@ -31,7 +31,7 @@ from .tables import OutputRecord
 from .trace import (TraceAppender, TraceColumns, TraceText, add_totals, format_trace, shard_totals, trace_chunks, trace_columns, trace_keys,
                               trace_offset, trace_program, zero_totals)
 
-# %% ../../nbs/core/16c_events.ipynb #dad38d66
+# %% ../../nbs/core/16c_events.ipynb #6621d6c6
 @dataclass(frozen=True)
 class Drawn:
     "The events of a shard: columns by stream id (as for `write_event_part`), all of them in order of emission, and what the state is told about them."
@@ -41,7 +41,7 @@ class Drawn:
     trace: TraceColumns
     told: Any
 
-# %% ../../nbs/core/16c_events.ipynb #aa378e05
+# %% ../../nbs/core/16c_events.ipynb #67427290
 def _kept(state: int, tell: Any, trace: TraceColumns, files: Mapping | None = None) -> Outcome:
     "The outcome of a first pass."
     return Outcome(tell, trace, shard_totals(trace, len(trace_keys(state))), files or {})
@@ -53,17 +53,15 @@ def _format_kept(run: Run, state: int, item: Any, trace: TraceColumns, before: n
     path.write_bytes(format_trace(trace_program(trace_keys(state), run.lineage), trace, before).data)
     return Outcome(files={"trace": (path, digest_file(path).sha256)})
 
-# %% ../../nbs/core/16c_events.ipynb #809e5005
+# %% ../../nbs/core/16c_events.ipynb #bf157fc4
 def _deliveries(run: Run, state: int, first: ShardTask, items: Iterable) -> Iterator[tuple[Delivered, TraceText]]:
     "Every shard after both passes, with its trace rows, which are taken out of the exchange."
     engine, keys = shard_engine(), len(trace_keys(state))
     with closing(engine.deliver(first, items, ShardTask(_format_kept, (run, state)), zero_totals(keys), add_totals)) as deliveries:
         for done in deliveries:
-            text = engine.exchange.get(done.files["trace"])
-            engine.exchange.drop([done.files["trace"]])
-            yield done, TraceText(np.frombuffer(text, np.uint8), done.totals)
+            yield done, TraceText(np.frombuffer(engine.take_out(done.files["trace"]), np.uint8), done.totals)
 
-# %% ../../nbs/core/16c_events.ipynb #93d78501
+# %% ../../nbs/core/16c_events.ipynb #d9081899
 def _checked(state: int, task: ShardTask, item: Any) -> Outcome:
     made = task(item)
     return _kept(state, replace(made, trace=None), made.trace)
@@ -81,7 +79,7 @@ def traced_shards(run: Run, state: int, task: ShardTask, items: Iterable) -> Ite
         for done, text in _deliveries(run, state, first, items):
             yield done.tell[0], text
 
-# %% ../../nbs/core/16c_events.ipynb #eea527e3
+# %% ../../nbs/core/16c_events.ipynb #da743dec
 def _write_parts(run: Run, state: int, make: ShardTask, item: Any) -> Outcome:
     "The first pass of a producer: the parts of a shard as files, and their records."
     drawn, records = make(item), {}
@@ -161,7 +159,7 @@ class _Staging:
         records = [record for record, *_ in self._parts] + [self._trace.record] * (self._trace.record is not None)
         self.records = sorted(records, key=lambda record: record.path)
 
-# %% ../../nbs/core/16c_events.ipynb #8db6254c
+# %% ../../nbs/core/16c_events.ipynb #de17e409
 class StateLogs(_Staging):
     """Context manager for all event parts and trace rows of one state: written as shards come, published together at the end.
 
@@ -194,6 +192,5 @@ class StateLogs(_Staging):
         "Take a part that a worker wrote out of the exchange. `E_WRITE_FAIL`, `E_CLUSTER_RESULT`."
         place = self._folder / f"adopted-{len(self._parts):06d}"
         with _failing_writes(place):
-            shard_engine().exchange.fetch(ref, place)
-        shard_engine().remember(self.run.root / record.path, ref)
+            shard_engine().move_out(ref, place, self.run.root / record.path)
         self._parts.append((record, place, self._flushers.submit(flush, place)))

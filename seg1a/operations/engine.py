@@ -6,7 +6,7 @@
 __all__ = ['StoreExchange', 'exchange_at', 'lost', 'DaskScheduler', 'Engine', 'engine_environment', 'connected', 'disconnect',
            'require_distributed', 'look', 'parse_dask', 'exchange_place', 'started', 'watched', 'in_environment']
 
-# %% ../../nbs/operations/01a_engine.ipynb #17bb6668
+# %% ../../nbs/operations/01a_engine.ipynb #1f80cd64
 import hashlib
 import importlib.util
 import json
@@ -23,15 +23,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# %% ../../nbs/operations/01a_engine.ipynb #dd9db7d9
+# %% ../../nbs/operations/01a_engine.ipynb #9e35fad9
 from ..core.cluster import Answer, Cluster, FolderExchange, Order, Ref, blob_name, checked_blob, damaged, perform
 from ..core.encoding import MAX_BYTES
 from ..core.errors import Interrupted, Seg1aError, UsageError
 from ..core.lineage import code_digest
 from .local_cluster import local_cluster
-from .store import Store, below, download, is_remote, open_store, read
+from .store import Store, below, download, is_remote, open_store, patiently, read
 
-# %% ../../nbs/operations/01a_engine.ipynb #98ca8066
+# %% ../../nbs/operations/01a_engine.ipynb #5f965685
 _LARGEST = 1 << 40  # bytes of a blob; the digest decides, not this
 
 
@@ -46,23 +46,23 @@ class _StoreWriter:
     def put(self, label: str, data: bytes) -> Ref:
         "Leave bytes. E_STORE_DENIED, E_STORE_IO."
         ref = Ref(blob_name(label, digest := hashlib.sha256(data).hexdigest()), digest, len(data))
-        self.store.create(ref.name, data)
+        patiently(lambda: self.store.create(ref.name, data))
         return ref
 
     def put_file(self, label: str, path: Path, sha256: str) -> Ref:
         "Leave a file whose digest is known."
         ref = Ref(blob_name(label, sha256), sha256, path.stat().st_size)
-        self.store.create(ref.name, path)
+        patiently(lambda: self.store.create(ref.name, path))
         return ref
 
-# %% ../../nbs/operations/01a_engine.ipynb #5d2dec4a
+# %% ../../nbs/operations/01a_engine.ipynb #96e257d9
 class StoreExchange(_StoreWriter):
     "A place of an object store as an exchange; workers see nothing of the run root."
 
     def get(self, ref: Ref) -> bytes:
         "The bytes of a blob, checked. E_CLUSTER_RESULT."
         try:
-            return checked_blob(ref, read(self.store, ref.name, max(ref.size, MAX_BYTES)))
+            return checked_blob(ref, patiently(lambda: read(self.store, ref.name, max(ref.size, MAX_BYTES))))
         except Seg1aError as error:
             if error.code not in ("E_STORE_NOT_FOUND", "E_STORE_TOO_LARGE"):
                 raise
@@ -71,7 +71,7 @@ class StoreExchange(_StoreWriter):
     def fetch(self, ref: Ref, place: Path) -> None:
         "Write a blob to a place where nothing is, and check it. E_CLUSTER_RESULT."
         try:
-            found = download(self.store, ref.name, place, _LARGEST)
+            found = patiently(lambda: self._download(ref, place))
         except Seg1aError as error:
             if error.code != "E_STORE_NOT_FOUND":
                 raise
@@ -79,6 +79,11 @@ class StoreExchange(_StoreWriter):
         if found != (ref.sha256, ref.size):
             place.unlink()
             raise damaged(ref, "in the exchange has other bytes than were reported")
+
+    def _download(self, ref: Ref, place: Path) -> tuple[str, int]:
+        "Download a blob, from the beginning each time."
+        place.unlink(missing_ok=True)
+        return download(self.store, ref.name, place, _LARGEST)
 
     def drop(self, refs: Iterable[Ref]) -> None:
         "Nothing: `clear` removes everything."
@@ -100,7 +105,7 @@ def exchange_at(place: str) -> FolderExchange | StoreExchange:
     "The exchange at a place: a folder that all machines see, or s3://."
     return StoreExchange(open_store(place)) if is_remote(place) else FolderExchange(place)
 
-# %% ../../nbs/operations/01a_engine.ipynb #0802746c
+# %% ../../nbs/operations/01a_engine.ipynb #1c047571
 _ATTEMPTS, _PATIENCE = 10, 300.0
 
 
@@ -117,7 +122,7 @@ class _Future:
     future: Any
     attempts: int = 1
 
-# %% ../../nbs/operations/01a_engine.ipynb #2a6e6439
+# %% ../../nbs/operations/01a_engine.ipynb #d6845dbc
 class _DaskOrders:
     "Handing in orders and waiting for answers."
 
@@ -153,7 +158,7 @@ class _DaskOrders:
                     raise
                 raise lost(f"{type(error).__name__}: {error}") from error
 
-# %% ../../nbs/operations/01a_engine.ipynb #99cb0ba1
+# %% ../../nbs/operations/01a_engine.ipynb #0959accf
 class DaskScheduler(_DaskOrders):
     "Orders as tasks of a Dask client. `patience`: seconds that the cluster may be without a worker."
 
@@ -180,7 +185,7 @@ class DaskScheduler(_DaskOrders):
             self._asked = time.monotonic()
         return self._width
 
-# %% ../../nbs/operations/01a_engine.ipynb #4fa7215e
+# %% ../../nbs/operations/01a_engine.ipynb #0518f187
 _NAMES = ("SEG1A_ENGINE", "SEG1A_DASK", "SEG1A_EXCHANGE", "SEG1A_PROGRESS")
 
 
@@ -200,7 +205,7 @@ def engine_environment(engine: Engine | None) -> dict[str, str]:
     "The environment of an engine, or of threads."
     return Engine(*engine).environment() if engine else dict.fromkeys(_NAMES, "")
 
-# %% ../../nbs/operations/01a_engine.ipynb #55429ba4
+# %% ../../nbs/operations/01a_engine.ipynb #5973a5a8
 def connected() -> Cluster:
     "The cluster that the environment names, connected once a process. E_CLUSTER_ADDRESS."
     with _connecting:
@@ -248,7 +253,7 @@ class _Journal:
             with open(self.path, "a") as file:
                 file.write(line + "\n")
 
-# %% ../../nbs/operations/01a_engine.ipynb #ce81a9f7
+# %% ../../nbs/operations/01a_engine.ipynb #aa548690
 def _client(address: str, timeout: float = 15.0) -> Any:
     "A client of the scheduler. E_CLUSTER_EXTRA, E_CLUSTER_ADDRESS."
     require_distributed()
@@ -267,7 +272,7 @@ def require_distributed() -> None:
     if importlib.util.find_spec("distributed") is None:
         raise UsageError("E_CLUSTER_EXTRA", "--dask needs the package distributed, which is not installed")
 
-# %% ../../nbs/operations/01a_engine.ipynb #d53d4f33
+# %% ../../nbs/operations/01a_engine.ipynb #6de912e2
 def look(place: str, ref: Ref, roots: tuple[str, ...]) -> tuple[str, str]:
     "On a worker: the digest of its code, and what it does not see."
     try:
@@ -292,7 +297,7 @@ def _look_at_workers(client: Any, place: str, roots: tuple[str, ...] = (), timeo
             raise Seg1aError("E_CLUSTER_WORKER", f"{worker} does not see {unseen}", worker=worker, path=unseen)
     exchange.drop([ref])
 
-# %% ../../nbs/operations/01a_engine.ipynb #9e1bef15
+# %% ../../nbs/operations/01a_engine.ipynb #166620f4
 def parse_dask(text: str) -> int | str:
     "The number of local workers of `local:N`, or the address of a scheduler. E_CLUSTER_ADDRESS."
     if match := re.fullmatch(r"local:([1-9][0-9]{0,3})", text):
@@ -306,7 +311,7 @@ def exchange_place(where: str | os.PathLike) -> str:
     "A fresh place for the exchange of a run: below its output folder, or below the prefix of its output."
     return below(where, f"_exchange/{uuid.uuid4().hex}") if is_remote(where) else str(Path(where).absolute() / f"_tmp.exchange.{uuid.uuid4().hex}")
 
-# %% ../../nbs/operations/01a_engine.ipynb #22affba3
+# %% ../../nbs/operations/01a_engine.ipynb #ff5d9bee
 @contextmanager
 def started(dask: str | None, where: str | os.PathLike, progress: Callable[[str], None] = lambda line: None, roots: tuple[str, ...] = ()) -> Iterator[Engine | None]:
     """The engine that `--dask` names, for the length of the block, with an exchange below `where`; None for no `--dask`.
@@ -337,7 +342,7 @@ def started(dask: str | None, where: str | os.PathLike, progress: Callable[[str]
         disconnect()
         exchange_at(place).clear()
 
-# %% ../../nbs/operations/01a_engine.ipynb #ba39e152
+# %% ../../nbs/operations/01a_engine.ipynb #43ad2a3e
 @contextmanager
 def watched(path: Path, progress: Callable[[str], None], seconds: float = 2.0) -> Iterator[None]:
     "Pass on what is appended to a file: every `seconds` the newest line, and the last one at the end."

@@ -5,23 +5,23 @@
 # %% auto #0
 __all__ = ['output_files', 'commit_order', 'commit_run', 'commit_failure', 'point_latest_at', 'verify_output', 'deliver']
 
-# %% ../../nbs/operations/08a_output.ipynb #58a833d7
+# %% ../../nbs/operations/08a_output.ipynb #56eb16e4
 import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-# %% ../../nbs/operations/08a_output.ipynb #b255e095
+# %% ../../nbs/operations/08a_output.ipynb #2a22d2b8
 from ..core.contracts import contracts
 from ..core.encoding import read_json
 from ..core.errors import NotPassed, Seg1aError
 from ..core.flags import FLAG, file_digest, folder_files
 from ..core.gates import Verdict, verify_bundle
 from .stops import INTERRUPTIONS
-from .store import Meter, Store, below, digest, download, in_parallel, open_store
+from .store import Meter, Store, below, digest, download, in_parallel, open_store, patiently
 
-# %% ../../nbs/operations/08a_output.ipynb #4035a487
+# %% ../../nbs/operations/08a_output.ipynb #52334221
 _LOOSE = ("logs/telemetry/", "validation/failures/", "run_summary.json")
 
 
@@ -37,11 +37,11 @@ def commit_order(paths: Iterable[str], index: str) -> list[list[str]]:
     data = sorted(path for path in paths if path not in (index, root_flag) and path not in flags)
     return [group for group in ([index], data, flags, [root_flag]) if set(group) & set(paths)]
 
-# %% ../../nbs/operations/08a_output.ipynb #2641a58a
+# %% ../../nbs/operations/08a_output.ipynb #1a3b6a0b
 def _require_equal(store: Store, files: Mapping[str, Path], group: list[str]) -> None:
     "E_PROMOTE_CONFLICT for the first file of a group that lies in the store with other bytes."
     compared = [path for path in group if not path.startswith(_LOOSE)]
-    for path, found in zip(compared, in_parallel(lambda path: digest(store, path), compared)):
+    for path, found in zip(compared, in_parallel(lambda path: patiently(lambda: digest(store, path)), compared)):
         if found != (expected := file_digest(files[path])):
             raise Seg1aError("E_PROMOTE_CONFLICT", f"{path} lies at {store.uri} with other bytes", path=path, expected=expected[0], observed=found[0])
 
@@ -49,12 +49,12 @@ def _require_equal(store: Store, files: Mapping[str, Path], group: list[str]) ->
 def _create(store: Store, files: Mapping[str, Path], group: list[str], meter: Callable[[int], None]) -> None:
     "Create those files of a group that are not there, large ones first."
     def one(path: str) -> None:
-        store.create(path, files[path])
+        patiently(lambda: store.create(path, files[path]))
         meter(files[path].stat().st_size)
 
     in_parallel(one, sorted(group, key=lambda path: -files[path].stat().st_size))
 
-# %% ../../nbs/operations/08a_output.ipynb #f3dfedd0
+# %% ../../nbs/operations/08a_output.ipynb #e0a8145f
 def commit_run(root: Path, output: str, progress: Callable[[str], None] = lambda line: None) -> str:
     """Commit a run root that is sealed to its place below `output`; the place, as a URI.
 
@@ -78,7 +78,7 @@ def commit_failure(root: Path, output: str) -> str:
     _create(open_store(place), files, list(files), lambda size: None)
     return place
 
-# %% ../../nbs/operations/08a_output.ipynb #3ed24c69
+# %% ../../nbs/operations/08a_output.ipynb #787608c4
 def point_latest_at(output: str, place: str, attempts: int = 20) -> None:
     "Make the object `latest` name a run, relative to `output`. E_STORE_CONFLICT after so many lost races."
     store, line = open_store(output), place.removeprefix(below(output, "")).strip("/").encode() + b"\n"
@@ -89,7 +89,7 @@ def point_latest_at(output: str, place: str, attempts: int = 20) -> None:
             if error.code != "E_STORE_CONFLICT" or attempt == attempts - 1:
                 raise
 
-# %% ../../nbs/operations/08a_output.ipynb #1744a6cd
+# %% ../../nbs/operations/08a_output.ipynb #fb561316
 def verify_output(store: Store, scratch: Path | None = None) -> Verdict:
     "The verdict on a run root in a store, from a copy of it below `scratch` (default: the folder for temporary files). E_STORE_*."
     with tempfile.TemporaryDirectory(prefix="seg1a-verify-", dir=scratch) as own:
@@ -97,7 +97,7 @@ def verify_output(store: Store, scratch: Path | None = None) -> Verdict:
         in_parallel(lambda path: download(store, path, Path(own) / path, listed[path]), sorted(listed, key=lambda path: -listed[path]))
         return verify_bundle(own)
 
-# %% ../../nbs/operations/08a_output.ipynb #181c51f8
+# %% ../../nbs/operations/08a_output.ipynb #24e4d710
 def deliver(summary: Mapping, output: str, progress: Callable[[str], None] = lambda line: None) -> str:
     """Bring the run of a summary to its place in the store, and take its working root away; the place. Of an interrupted run: its working root, left alone.
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'ONE_PUT', 'Store', 'THREADS', 'FolderStore', 's3_settings', 'BucketStore', 'open_store', 'is_remote',
-           'below', 'read', 'digest', 'download', 'in_parallel', 'Meter']
+           'below', 'read', 'digest', 'download', 'patiently', 'in_parallel', 'Meter']
 
 # %% ../../nbs/operations/06_store.ipynb #7d87b664
 import hashlib
@@ -13,12 +13,14 @@ import os
 import re
 import stat
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ..core.encoding import MAX_BYTES
@@ -331,6 +333,19 @@ def download(store: Store, path: str, target: Path, limit: int, seen: Callable[[
                 file.write(block)
                 seen(len(block))
     return total.hexdigest(), size
+
+# %% ../../nbs/operations/06_store.ipynb #0a626708
+def patiently(call: Callable[[], Any], seconds: float = 180.0, pause: float = 1.0) -> Any:
+    "The result of `call()`, which is repeated for so long while the store fails with E_STORE_IO; pauses double from `pause` to 15 s. Its last error."
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return call()
+        except Seg1aError as error:
+            if error.code != "E_STORE_IO" or time.monotonic() > until:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, 15.0)
 
 # %% ../../nbs/operations/06_store.ipynb #5bafda91
 THREADS = 8
