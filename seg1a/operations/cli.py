@@ -424,7 +424,7 @@ def main(command_line: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt as stop:
-        return _stopped(stop)
+        return _stopped(stop, command_line)
     except Interrupted as stop:
         return _refused(stop.error)
     except Exception as error:
@@ -446,10 +446,12 @@ def _refused(error: Exception) -> int:
     return 2 if isinstance(refusal, (UsageError, StagingError)) else refusal.exit_status
 
 
-def _stopped(stop: KeyboardInterrupt) -> int:
+def _stopped(stop: KeyboardInterrupt, command_line: list[str]) -> int:
     """Say that a signal ended the command, and how to go on; returns 128 and the number of the signal."""
+    from seg1a.operations.stops import resume_command
+
     refusal = Seg1aError("E_STOPPED", f"stopped by {str(stop) or 'SIGINT'}")
     print(f"seg1a: {refusal.code}: {refusal.message}", file=sys.stderr)
-    _say_how_to_go_on(getattr(stop, "resume", None))
+    _say_how_to_go_on(getattr(stop, "resume", None) or resume_command(None, tuple(command_line)))
     print(f"FAIL {refusal.code} {refusal.message}")
     return 128 + getattr(stop, "signum", signal.SIGINT)

@@ -103,7 +103,7 @@ class StoreExchange(_StoreWriter):
 
 def exchange_at(place: str) -> FolderExchange | StoreExchange:
     "The exchange at a place: a folder that all machines see, or s3://."
-    return StoreExchange(open_store(place)) if is_remote(place) else FolderExchange(place)
+    return StoreExchange(open_store(place)) if "://" in place else FolderExchange(place)
 
 # %% ../../nbs/operations/01a_engine.ipynb #1c047571
 _ATTEMPTS, _PATIENCE = 10, 300.0

@@ -353,6 +353,13 @@ def _begin(request: RunRequest, progress: Progress, zygote: Zygote | None, resum
     return execution
 
 
+def _remove_empty(folder: Path) -> None:
+    """Remove empty folders in a folder, then itself and those above it that are empty too."""
+    for place, _, _ in os.walk(folder, topdown=False):
+        with suppress(OSError):
+            os.removedirs(place)
+
+
 def _end(execution: Execution) -> None:
     """End the kernels and the zygote, sweep what they left, let the nursery go."""
     for kernel in execution.kernels.values():
@@ -363,6 +370,8 @@ def _end(execution: Execution) -> None:
         execution.learn_root()
         if execution.root == execution.lock.root:
             sweep_temporaries(execution.root)
+        elif execution.root is not None:
+            _remove_empty(execution.root)  # a full disk may have had room for the folders of a record, and not for the record
         if execution.resumed is None:
             close_nursery(execution.lock)
 

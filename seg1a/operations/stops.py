@@ -101,5 +101,5 @@ def resume_command(root: Path | None, command_line: tuple[str, ...] = (), start_
         return shlex.join(["seg1a", "run", "--resume", str(root), *_store_of(command_line)])
     if not command_line:
         return None
-    start = [] if any(word.startswith("--start-time-ns") for word in command_line) else ["--start-time-ns", str(start_time_ns)]
+    start = [] if start_time_ns is None or any(word.startswith("--start-time-ns") for word in command_line) else ["--start-time-ns", str(start_time_ns)]
     return shlex.join(["seg1a", *command_line, *start])
