@@ -67,7 +67,8 @@ def filled_then_resumed(pack: Path, place: Path, size: int, whole: dict[str, str
         done = run(pack, place / "out", *IN_PROCESS)
         code = failed_cleanly(done) if done.returncode else None
         if code:
-            assert never_passed(place / "out")
+            # what verifies is complete: then the disk was full when there was only the summary to write
+            assert never_passed(place / "out") or (sealed(roots(place / "out")[0]) == whole and temporaries(place) == [])
             remount("size=256m")
             again = Command(*told_to(done), "--quiet").done()
             assert again.returncode == 0, again.stderr[-3000:]

@@ -93,7 +93,7 @@ class _SealedFiles:
 
     def __init__(self, store: Store, bundle_root: Path, verdict: Verdict, scratch: Scratch | Path):
         self._store, self._verdict, self._scratch = store, verdict, scratch
-        self._folder = scratch.folder if isinstance(scratch, Scratch) else Path(scratch)
+        self._folder = scratch.folder / "run" if isinstance(scratch, Scratch) else Path(scratch)
         self.uri, self.promoted = store.uri, getattr(verdict, "record", None) is not None
         self.identity: dict[str, Any] = read_json((bundle_root / "run_root.json").read_bytes(), "run_root.json")
         bundle = bundle_root / contracts().path("validation_bundle_1A", manifest_fingerprint=self.identity["manifest_fingerprint"])
@@ -220,7 +220,7 @@ def open_run(place: str | os.PathLike, cache: str | os.PathLike | None = None) -
     if not is_remote(place) and not (store.folder / RECORD).exists() and not store.folder.resolve().parent.name.startswith("seed="):
         verdict = _verified_root(store.folder)
         return SealedRun(store, store.folder, verdict, scratch)
-    folder = scratch.folder if cache is None else scratch
+    folder = scratch.folder / "run" if cache is None else scratch
     verdict = verify_promoted(store, read_data=False, scratch=folder)
     _require(store, verdict)
     return SealedRun(store, folder if is_remote(place) else store.folder, verdict, scratch)

@@ -146,7 +146,7 @@ def verify_promoted(store: Store, read_data: bool = True, scratch: Path | None =
     `scratch`: folder for copies of a remote bundle (default: one that goes away); `place`: the name to hold against the run's identity, if not
     that of the store. What is wrong with the run is a problem of the verdict; what is wrong with the store (E_STORE_*) is raised."""
     with ExitStack() as stack:
-        scratch = scratch or stack.enter_context(Scratch("verify"))
+        scratch = scratch or stack.enter_context(Scratch("verify")) / "run"
         try:
             record = read_record(store)
             listed = store.list()

@@ -115,7 +115,7 @@ def validate_run(root: Path, pack: Path, states: Iterable[int] = range(5), worke
             yield stopped(states[0], error)
             yield from (_not_opened(state) for state in states[1:])
             return
-        run = replace(run, options=replace(run.options, s4_validation_output=str(s4_output or scratch)))
+        run = replace(run, options=replace(run.options, s4_validation_output=str(s4_output or scratch / "s4")))
         yield from map_shards(lambda state: state_report(run, state), states, min(run.workers, _AT_ONCE))
 
 
