@@ -6,7 +6,7 @@
 __all__ = ['StoreExchange', 'exchange_at', 'lost', 'DaskScheduler', 'Engine', 'engine_environment', 'connected', 'disconnect',
            'require_distributed', 'look', 'parse_dask', 'exchange_place', 'started', 'watched', 'in_environment']
 
-# %% ../../nbs/operations/01a_engine.ipynb #1f80cd64
+# %% ../../nbs/operations/01a_engine.ipynb #6d540881
 import hashlib
 import importlib.util
 import json
@@ -23,7 +23,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# %% ../../nbs/operations/01a_engine.ipynb #9e35fad9
+# %% ../../nbs/operations/01a_engine.ipynb #1e3a6592
 from ..core.cluster import Answer, Cluster, FolderExchange, Order, Ref, blob_name, checked_blob, damaged, perform
 from ..core.encoding import MAX_BYTES
 from ..core.errors import Interrupted, Seg1aError, UsageError
@@ -31,7 +31,7 @@ from ..core.lineage import code_digest
 from .local_cluster import local_cluster
 from .store import Store, below, download, is_remote, open_store, patiently, read
 
-# %% ../../nbs/operations/01a_engine.ipynb #5f965685
+# %% ../../nbs/operations/01a_engine.ipynb #c76e5a86
 _LARGEST = 1 << 40  # bytes of a blob; the digest decides, not this
 
 
@@ -55,7 +55,7 @@ class _StoreWriter:
         patiently(lambda: self.store.create(ref.name, path))
         return ref
 
-# %% ../../nbs/operations/01a_engine.ipynb #96e257d9
+# %% ../../nbs/operations/01a_engine.ipynb #7b24c6d7
 class StoreExchange(_StoreWriter):
     "A place of an object store as an exchange; workers see nothing of the run root."
 
@@ -105,7 +105,7 @@ def exchange_at(place: str) -> FolderExchange | StoreExchange:
     "The exchange at a place: a folder that all machines see, or s3://."
     return StoreExchange(open_store(place)) if "://" in place else FolderExchange(place)
 
-# %% ../../nbs/operations/01a_engine.ipynb #1c047571
+# %% ../../nbs/operations/01a_engine.ipynb #06166aea
 _ATTEMPTS, _PATIENCE = 10, 300.0
 
 
@@ -122,7 +122,7 @@ class _Future:
     future: Any
     attempts: int = 1
 
-# %% ../../nbs/operations/01a_engine.ipynb #d6845dbc
+# %% ../../nbs/operations/01a_engine.ipynb #6295957d
 class _DaskOrders:
     "Handing in orders and waiting for answers."
 
@@ -158,7 +158,7 @@ class _DaskOrders:
                     raise
                 raise lost(f"{type(error).__name__}: {error}") from error
 
-# %% ../../nbs/operations/01a_engine.ipynb #0959accf
+# %% ../../nbs/operations/01a_engine.ipynb #06a75de5
 class DaskScheduler(_DaskOrders):
     "Orders as tasks of a Dask client. `patience`: seconds that the cluster may be without a worker."
 
@@ -185,7 +185,7 @@ class DaskScheduler(_DaskOrders):
             self._asked = time.monotonic()
         return self._width
 
-# %% ../../nbs/operations/01a_engine.ipynb #0518f187
+# %% ../../nbs/operations/01a_engine.ipynb #1caae503
 _NAMES = ("SEG1A_ENGINE", "SEG1A_DASK", "SEG1A_EXCHANGE", "SEG1A_PROGRESS")
 
 
@@ -205,9 +205,9 @@ def engine_environment(engine: Engine | None) -> dict[str, str]:
     "The environment of an engine, or of threads."
     return Engine(*engine).environment() if engine else dict.fromkeys(_NAMES, "")
 
-# %% ../../nbs/operations/01a_engine.ipynb #5973a5a8
+# %% ../../nbs/operations/01a_engine.ipynb #1ad39050
 def connected() -> Cluster:
-    "The cluster that the environment names, connected once a process. E_CLUSTER_ADDRESS."
+    "The cluster that the environment names, connected once a process. `Interrupted` when it is gone: the command had found it."
     with _connecting:
         return _connected(*(os.environ[name] for name in _NAMES[1:]))
 
@@ -218,7 +218,10 @@ _connecting = threading.Lock()
 @lru_cache(maxsize=1)
 def _connected(address: str, place: str, progress: str) -> Cluster:
     told = _Journal(Path(progress)) if progress else lambda line: None
-    _clients.append(_client(address))
+    try:
+        _clients.append(_client(address))
+    except UsageError as error:
+        raise lost(error.message) from error
     return Cluster(DaskScheduler(_clients[-1]), exchange_at(place), f"{__name__}:exchange_at", place, told, _record)
 
 
@@ -253,7 +256,7 @@ class _Journal:
             with open(self.path, "a") as file:
                 file.write(line + "\n")
 
-# %% ../../nbs/operations/01a_engine.ipynb #aa548690
+# %% ../../nbs/operations/01a_engine.ipynb #48eb7448
 def _client(address: str, timeout: float = 15.0) -> Any:
     "A client of the scheduler. E_CLUSTER_EXTRA, E_CLUSTER_ADDRESS."
     require_distributed()
@@ -272,7 +275,7 @@ def require_distributed() -> None:
     if importlib.util.find_spec("distributed") is None:
         raise UsageError("E_CLUSTER_EXTRA", "--dask needs the package distributed, which is not installed")
 
-# %% ../../nbs/operations/01a_engine.ipynb #6de912e2
+# %% ../../nbs/operations/01a_engine.ipynb #a731597f
 def look(place: str, ref: Ref, roots: tuple[str, ...]) -> tuple[str, str]:
     "On a worker: the digest of its code, and what it does not see."
     try:
@@ -297,7 +300,7 @@ def _look_at_workers(client: Any, place: str, roots: tuple[str, ...] = (), timeo
             raise Seg1aError("E_CLUSTER_WORKER", f"{worker} does not see {unseen}", worker=worker, path=unseen)
     exchange.drop([ref])
 
-# %% ../../nbs/operations/01a_engine.ipynb #166620f4
+# %% ../../nbs/operations/01a_engine.ipynb #e96baf39
 def parse_dask(text: str) -> int | str:
     "The number of local workers of `local:N`, or the address of a scheduler. E_CLUSTER_ADDRESS."
     if match := re.fullmatch(r"local:([1-9][0-9]{0,3})", text):
@@ -311,7 +314,7 @@ def exchange_place(where: str | os.PathLike) -> str:
     "A fresh place for the exchange of a run: below its output folder, or below the prefix of its output."
     return below(where, f"_exchange/{uuid.uuid4().hex}") if is_remote(where) else str(Path(where).absolute() / f"_tmp.exchange.{uuid.uuid4().hex}")
 
-# %% ../../nbs/operations/01a_engine.ipynb #ff5d9bee
+# %% ../../nbs/operations/01a_engine.ipynb #8e68ac83
 @contextmanager
 def started(dask: str | None, where: str | os.PathLike, progress: Callable[[str], None] = lambda line: None, roots: tuple[str, ...] = ()) -> Iterator[Engine | None]:
     """The engine that `--dask` names, for the length of the block, with an exchange below `where`; None for no `--dask`.
@@ -342,7 +345,7 @@ def started(dask: str | None, where: str | os.PathLike, progress: Callable[[str]
         disconnect()
         exchange_at(place).clear()
 
-# %% ../../nbs/operations/01a_engine.ipynb #43ad2a3e
+# %% ../../nbs/operations/01a_engine.ipynb #f7bdd419
 @contextmanager
 def watched(path: Path, progress: Callable[[str], None], seconds: float = 2.0) -> Iterator[None]:
     "Pass on what is appended to a file: every `seconds` the newest line, and the last one at the end."
