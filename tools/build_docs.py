@@ -29,7 +29,7 @@ from docs_reference import FLOORS, ModulePage, Names, overview, read_modules  # 
 from docs_run import run_pages, sample_run  # noqa: E402
 
 SECTIONS = {"Start": "index.html", "Guides": "guides/operator.html", "Notebooks": "core/errors.html", "A run": "run/index.html", "Reference": "reference/index.html", "Contracts": "contracts/index.html"}
-GUIDES = ("operator", "reviewer", "modeller", "policy")
+GUIDES = ("operator", "reviewer", "modeller", "policy", "cluster")
 FOOTER = "seg1a, Apache-2.0. Made by <code>make docs</code> from the notebooks, guides, contracts and modules of this version."
 
 
