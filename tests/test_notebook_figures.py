@@ -22,9 +22,6 @@ NOTEBOOKS = [path for path in sorted((CHECKOUT / "nbs").rglob("*.ipynb")) if ".i
 
 # Hard figures that are broken for clarity, with the reason.
 EXCEPTIONS = {
-    ("core/01b_data_files.ipynb", "cell"): "a file class is one class of small methods, and a class cannot be told in two cells",
-    ("core/16a_trace.ipynb", "cell"): "the appender is one class of small methods",
-    ("operations/00a_zygote.ipynb", "cell"): "the nursery is one class of small methods, each an answer to one order",
     ("states/30_s3_predicates.ipynb", "module"): "one small language, whole: reader, checks and evaluation stand side by side",
 }
 

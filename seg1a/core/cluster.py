@@ -303,7 +303,7 @@ class _Sender:
         "Put the files that a shard reads into the exchange, unless workers see the root; path below the root -> blob."
         if self.exchange.shared or task.reads is None:
             return {}
-        root = next(value.root for value in _values(task) if isinstance(value, Run))
+        root = next(value.root for value in task.values() if isinstance(value, Run))
         return {path.relative_to(root).as_posix(): self._send(path) for path in task.reads(item) if path.is_file()}
 
     def _send(self, path: Path) -> Ref:
@@ -358,10 +358,10 @@ class Cluster(_Sender):
         "A name for the blobs of a stage that no other stage of this process has."
         with self._number_lock:
             self._numbers += 1
-            inner = next((value for value in _values(task) if isinstance(value, ShardTask)), task)
+            inner = next((value for value in task.values() if isinstance(value, ShardTask)), task)
             return f"{inner.function.__module__.rpartition('.')[2]}.{os.getpid()}.{self._numbers}"
 
-
+# %% ../../nbs/core/04b_cluster.ipynb #a797a58c
 @contextmanager
 def _machinery() -> Iterator[None]:
     "A store that is away is no failure of the run."
@@ -371,19 +371,6 @@ def _machinery() -> Iterator[None]:
         if error.code.startswith("E_STORE_"):
             raise Interrupted(error) from error
         raise
-
-
-def _sendable(task: ShardTask) -> ShardTask:
-    "The task, and those among its arguments, without `reads`: only the coordinator calls it, and it need not have a name."
-    return ShardTask(task.function, tuple(_sendable(value) if isinstance(value, ShardTask) else value for value in task.given))
-
-
-def _values(task: ShardTask) -> Iterator[Any]:
-    "The arguments of a task, those of tasks among them included."
-    for value in task.given:
-        yield value
-        if isinstance(value, ShardTask):
-            yield from _values(value)
 
 # %% ../../nbs/core/04b_cluster.ipynb #b65c8d17
 class _Orders:
@@ -398,7 +385,7 @@ class _Orders:
         self.blobs = [self._put_task("task", task), *([self._put_task("finish", finish)] if finish else [])]
 
     def _put_task(self, role: str, task: ShardTask) -> Ref:
-        return self.cluster.exchange.put(f"{self.label}.{role}", pickle.dumps(_sendable(task), 5))
+        return self.cluster.exchange.put(f"{self.label}.{role}", pickle.dumps(task.bare(), 5))
 
     def begin(self, item: Any) -> None:
         "Order the first pass of a shard."

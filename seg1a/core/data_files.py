@@ -41,7 +41,7 @@ def give_block(block: mmap.mmap) -> None:
     "Give a block back, for the next file."
     _free.append(block)
 
-# %% ../../nbs/core/01b_data_files.ipynb #a14faaa4
+# %% ../../nbs/core/01b_data_files.ipynb #1e7fe963
 _CANNOT = {errno.EINVAL, errno.EOPNOTSUPP}
 
 
@@ -50,11 +50,9 @@ def _readers() -> ThreadPoolExecutor:
     "The threads that fetch the next blocks of files that are read past the page cache."
     return ThreadPoolExecutor(4, "read-ahead")
 
-
-class DataReader(io.RawIOBase):
-    """A file to be read forward; `direct` (None: as `direct_io()`): what is not in the page cache is read past it.
-
-    A symbolic link is refused (OSError) unless `follow`. `size` is that of the file when it was opened."""
+# %% ../../nbs/core/01b_data_files.ipynb #a14faaa4
+class _Blocks(io.RawIOBase):
+    "A file that is read block by block: what is cached from the cache, the rest past it."
 
     def __init__(self, path: str | os.PathLike, direct: bool | None = None, follow: bool = True):
         flags = os.O_RDONLY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
@@ -64,34 +62,6 @@ class DataReader(io.RawIOBase):
         self._direct = (direct_io() if direct is None else direct) and self.size >= BLOCK_BYTES
         self._block, self._first, self._held = take_block() if self._direct else None, 0, 0
         self._ahead, self._spare = None, None  # (first byte, future) of the next block, and where it goes
-
-    def readable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self._handle
-
-    def tell(self) -> int:
-        return self._place
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._place = offset + (0, self._place, self.size)[whence]
-        return self._place
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:
-        "Fill the buffer as far as the file goes; the number of bytes."
-        fault("read a block")
-        view = memoryview(buffer).cast("B")
-        if not self._direct:
-            got = os.preadv(self._handle, [view], self._place)
-        else:
-            if not self._first <= self._place < self._first + self._held:
-                self._fill(self._place - self._place % BLOCK_BYTES)
-            at = self._place - self._first
-            got = max(min(len(view), self._held - at), 0)
-            view[:got] = memoryview(self._block)[at : at + got]
-        self._place += got
-        return got
 
     def _fill(self, first: int) -> None:
         "Take in the block that begins at byte `first`, and have the next one fetched."
@@ -130,6 +100,40 @@ class DataReader(io.RawIOBase):
                 raise
             return os.preadv(self._handle, [block], first)
 
+# %% ../../nbs/core/01b_data_files.ipynb #f0d150d6
+class DataReader(_Blocks):
+    """A file to be read forward; `direct` (None: as `direct_io()`): what is not in the page cache is read past it.
+
+    A symbolic link is refused (OSError) unless `follow`. `size` is that of the file when it was opened."""
+
+    def readable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._handle
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._place = offset + (0, self._place, self.size)[whence]
+        return self._place
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:
+        "Fill the buffer as far as the file goes; the number of bytes."
+        fault("read a block")
+        view = memoryview(buffer).cast("B")
+        if not self._direct:
+            got = os.preadv(self._handle, [view], self._place)
+        else:
+            if not self._first <= self._place < self._first + self._held:
+                self._fill(self._place - self._place % BLOCK_BYTES)
+            at = self._place - self._first
+            got = max(min(len(view), self._held - at), 0)
+            view[:got] = memoryview(self._block)[at : at + got]
+        self._place += got
+        return got
+
     def blocks(self, size: int | None = None) -> Iterator[memoryview]:
         "What is left of the file, or its first `size` bytes, block by block; each stands until the next is asked for. OSError."
         block = take_block()
@@ -165,11 +169,8 @@ def _set_direct(handle: int, on: bool) -> bool:
     return on
 
 # %% ../../nbs/core/01b_data_files.ipynb #4fc1795f
-class HashingFile(io.RawIOBase):
-    """A binary file that knows the SHA-256 and the size of all it holds; writes forward only, from byte `start` on.
-
-    With `start` the file is there already: so many of its bytes stay, the rest is cut off. `behind`: a thread of the file's own hashes and writes, at most `_LAG` blocks late; its errors are raised by a later call.
-    `direct` (None: as `direct_io()`): whole blocks go past the page cache, where that is possible. OSError when the disk refuses."""
+class _HashedBlocks(io.RawIOBase):
+    "Blocks on their way to the disk, hashed as they go; by a thread of the file's own, or at once."
 
     def __init__(self, path: str | os.PathLike, start: int = 0, behind: bool = False, direct: bool | None = None):
         self._handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | (0 if start else os.O_CREAT | os.O_TRUNC), 0o666)
@@ -206,6 +207,35 @@ class HashingFile(io.RawIOBase):
             if block is not None:
                 give_block(block)
 
+    def _emit(self) -> None:
+        "Hash and write what the block holds."
+        block, view = self._block, memoryview(self._block)[: self._held]
+        self._later(self._put, view, self._place, block=block)
+        self._place += self._held
+        self._block, self._held = take_block(), 0
+
+    def _put(self, view: memoryview, place: int) -> None:
+        fault("write a block")
+        self._digest.update(view)
+        whole = self._direct and len(view) == BLOCK_BYTES
+        if whole != self._past:
+            self._past = _set_direct(self._handle, whole)
+        done = 0
+        while done < len(view):
+            try:
+                done += os.pwrite(self._handle, view[done:], place + done)
+            except OSError as error:
+                if not self._past or error.errno not in _CANNOT:
+                    raise
+                self._direct = self._past = _set_direct(self._handle, False)
+
+# %% ../../nbs/core/01b_data_files.ipynb #16d0f1a9
+class HashingFile(_HashedBlocks):
+    """A binary file that knows the SHA-256 and the size of all it holds; writes forward only, from byte `start` on.
+
+    With `start` the file is there already: so many of its bytes stay, the rest is cut off. `behind`: a thread of the file's own hashes and writes, at most `_LAG` blocks late; its errors are raised by a later call.
+    `direct` (None: as `direct_io()`): whole blocks go past the page cache, where that is possible. OSError when the disk refuses."""
+
     def writable(self) -> bool:
         return True
 
@@ -235,28 +265,6 @@ class HashingFile(io.RawIOBase):
         self._put(view, self._place)
         self._place, self.size = self._place + len(view), self.size + len(view)
         return len(view)
-
-    def _emit(self) -> None:
-        "Hash and write what the block holds."
-        block, view = self._block, memoryview(self._block)[: self._held]
-        self._later(self._put, view, self._place, block=block)
-        self._place += self._held
-        self._block, self._held = take_block(), 0
-
-    def _put(self, view: memoryview, place: int) -> None:
-        fault("write a block")
-        self._digest.update(view)
-        whole = self._direct and len(view) == BLOCK_BYTES
-        if whole != self._past:
-            self._past = _set_direct(self._handle, whole)
-        done = 0
-        while done < len(view):
-            try:
-                done += os.pwrite(self._handle, view[done:], place + done)
-            except OSError as error:
-                if not self._past or error.errno not in _CANNOT:
-                    raise
-                self._direct = self._past = _set_direct(self._handle, False)
 
     def close(self) -> None:
         if self.closed:

@@ -54,6 +54,17 @@ class ShardTask:
     def __call__(self, shard: Any) -> Any:
         return self.function(*self.given, shard)
 
+    def bare(self) -> "ShardTask":
+        "The task, and those among its arguments, without `reads`: only who hands it in calls it, and it need not have a name."
+        return ShardTask(self.function, tuple(value.bare() if isinstance(value, ShardTask) else value for value in self.given))
+
+    def values(self) -> Iterator[Any]:
+        "The arguments, those of tasks among them included."
+        for value in self.given:
+            yield value
+            if isinstance(value, ShardTask):
+                yield from value.values()
+
 
 def shard_engine() -> Any:
     "What does the tasks of this process instead of threads, from `$SEG1A_ENGINE` (`module:function`); None without."

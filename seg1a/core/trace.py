@@ -225,29 +225,14 @@ def _grown(path: Path, kept: int) -> Iterator[Path]:
         raise
 
 # %% ../../nbs/core/16a_trace.ipynb #4ba19499
-class TraceAppender:
-    """Context manager that puts the rows of one state behind those of the states before it.
-
-    Rows of this or a later state that are already there are dropped: a state that is run again writes its own.
-    `record` (OutputRecord of the whole file, None if there is no row at all) and `totals` (of this state) stand after the block.
-    `E_RNG_ENVELOPE` when the rows before are not those that the earlier state published."""
+class _TraceFile:
+    "The file of the trace while a state writes to it."
 
     def __init__(self, run: Run, state: int):
         self.path, self._relative, self._state = run.path("rng_trace_log"), run.relative(run.path("rng_trace_log")), state
         self._program, self.totals = trace_program(trace_keys(state), run.lineage), zero_totals(len(trace_keys(state)))
         self.rows, self.record, self._file = 0, None, None
         self._before, self._behind = _published(run, state), run.workers > 1
-
-    def __enter__(self) -> "TraceAppender":
-        kept = self._before.size_bytes if self._before else trace_offset(self.path, self._state) if self.path.exists() else 0
-        if kept > (self.path.stat().st_size if self.path.exists() else 0):
-            raise self._sand("is shorter than an earlier state left it")
-        with ExitStack() as self._stack:
-            if kept:
-                self.rows = self._before.rows if self._before else self._rows_in(kept)
-                self._open(self._stack.enter_context(_grown(self.path, kept)), kept)
-            self._stack = self._stack.pop_all()
-        return self
 
     def _open(self, place: Path, kept: int = 0) -> None:
         self._stack.push(self._check)       # when the file is closed, and before it gets its name or may stay
@@ -268,6 +253,25 @@ class TraceAppender:
         if self._file is None:
             self._open(self._stack.enter_context(staged(self.path, replace=True)))
         self._file.write(text)
+
+# %% ../../nbs/core/16a_trace.ipynb #a9a4a2ec
+class TraceAppender(_TraceFile):
+    """Context manager that puts the rows of one state behind those of the states before it.
+
+    Rows of this or a later state that are already there are dropped: a state that is run again writes its own.
+    `record` (OutputRecord of the whole file, None if there is no row at all) and `totals` (of this state) stand after the block.
+    `E_RNG_ENVELOPE` when the rows before are not those that the earlier state published."""
+
+    def __enter__(self) -> "TraceAppender":
+        kept = self._before.size_bytes if self._before else trace_offset(self.path, self._state) if self.path.exists() else 0
+        if kept > (self.path.stat().st_size if self.path.exists() else 0):
+            raise self._sand("is shorter than an earlier state left it")
+        with ExitStack() as self._stack:
+            if kept:
+                self.rows = self._before.rows if self._before else self._rows_in(kept)
+                self._open(self._stack.enter_context(_grown(self.path, kept)), kept)
+            self._stack = self._stack.pop_all()
+        return self
 
     def append(self, rows: TraceColumns | TraceText | np.ndarray) -> None:
         """The events of the next shard, or their text, formatted elsewhere; or text alone (uint8, whole lines), when somebody else keeps the totals.

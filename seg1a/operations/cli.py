@@ -337,24 +337,6 @@ def _say_how_to_go_on(command: str | None) -> None:
     if command is not None:
         print(f"seg1a: to go on: {command}", file=sys.stderr)
 
-# %% ../../nbs/operations/03_cli.ipynb #45fb8289
-def _verdict_on(place: str):
-    """The verdict on a run root, or on a promoted run wherever it is. E_ROOT_NOT_FOUND when there is neither."""
-    from seg1a.core.gates import verify_bundle
-    from seg1a.operations.promoted import RECORD, verify_promoted
-    from seg1a.operations.store import is_remote, open_store
-
-    store = open_store(place)
-    if is_remote(place) and RECORD not in (listed := store.list()) and "run_root.json" in listed:
-        from seg1a.operations.output import verify_output
-
-        return verify_output(store)
-    if is_remote(place) or (store.folder / RECORD).exists() or store.folder.parent.name.startswith("seed="):
-        return verify_promoted(store)
-    if not (store.folder / "run_root.json").exists():
-        raise UsageError("E_ROOT_NOT_FOUND", f"{place} is no run root: it has no run_root.json")
-    return verify_bundle(store.folder)
-
 # %% ../../nbs/operations/03_cli.ipynb #700ad95c
 def _require_signature(place: str, verdict, key: Path) -> None:
     """NotPassed unless the promoted run carries attestations that are signed with the public key and say what its bytes say."""
@@ -372,7 +354,9 @@ def _require_signature(place: str, verdict, key: Path) -> None:
 # %% ../../nbs/operations/03_cli.ipynb #608cfbf9
 def verify_command(arguments: argparse.Namespace) -> int:
     """`seg1a verify PLACE`: exit 0 for PASS, 1 for anything else."""
-    verdict = _verdict_on(arguments.root)
+    from seg1a.operations.library import verify
+
+    verdict = verify(arguments.root)
     if verdict.passed and arguments.require_signature is not None:
         _require_signature(arguments.root, verdict, arguments.require_signature)
     if expired := getattr(verdict, "expired", ()):

@@ -23,7 +23,8 @@ from ..core.run import Run, atomic_bytes, open_run, record_failure
 from ..core.shards import worker_count
 from ..core.tables import read_outputs
 from .alerts import alerts_document, run_alerts
-from .pipeline import STATE_TITLES, advance_latest, state_function
+from .pipeline import STATE_TITLES, state_function
+from .progress import advance_latest
 from .seal import fold_s0, seal
 from .validate import find_pack, thread_count
 

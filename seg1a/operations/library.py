@@ -104,6 +104,10 @@ def verify(place: str | os.PathLike) -> Verdict:
     from seg1a.operations.store import is_remote, open_store
 
     store = open_store(place)
+    if is_remote(place) and RECORD not in (listed := store.list()) and "run_root.json" in listed:
+        from seg1a.operations.output import verify_output
+
+        return verify_output(store)
     if is_remote(place) or (store.folder / RECORD).exists() or store.folder.parent.name.startswith("seed="):
         return verify_promoted(store)
     if not (store.folder / "run_root.json").exists():

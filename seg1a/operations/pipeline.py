@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STATE_MODULES', 'STATE_TITLES', 'Progress', 'RunRequest', 'state_function', 'Execution', 'Resumption',
-           'build_summary', 'write_telemetry', 'run_pipeline', 'pack_digest', 'point_latest', 'advance_latest']
+           'build_summary', 'write_telemetry', 'run_pipeline', 'pack_digest']
 
 # %% ../../nbs/operations/02_pipeline.ipynb #040efcd0
 import hashlib
@@ -33,7 +33,7 @@ from ..core.shards import worker_count
 from ..inputs.manifest import CHECKSUMS
 from .alerts import alerts_document, run_alerts
 from .engine import Engine, engine_environment
-from .progress import abandoned_roots, close_nursery, open_nursery, record_state
+from .progress import abandoned_roots, advance_latest, close_nursery, open_nursery, point_latest, record_state
 from .seal import fold_s0, read_summary, seal
 from .stops import Stopped, cause_of_cell, refusal_of, resume_command
 from .zygote import PREPARATIONS, Zygote
@@ -434,27 +434,3 @@ def _finish(execution: Execution, failure: dict | None, gate: dict) -> dict:
         summary["run"] |= {"status": "failed", "exit_code": 1, "failure": summary["run"]["failure"] or outcome}
     fault("summary written")
     return summary
-
-# %% ../../nbs/operations/02_pipeline.ipynb #2ce4f782
-def point_latest(output_dir: Path, root: Path) -> None:
-    """Make `<output_dir>/latest` a relative symlink to `root`, in one rename; it is made in the root, whose owner sweeps what is left there."""
-    temporary = root / "logs" / "telemetry" / "_tmp.latest"
-    make_folder(temporary.parent)
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(os.path.relpath(root, output_dir))
-    fault("latest: made")
-    os.replace(temporary, output_dir / "latest")
-    flush(output_dir)
-
-
-def advance_latest(output_dir: Path, root: Path) -> None:
-    """Point `latest` at a run that came to its end late, if it is none or points at an older one."""
-    if _start_of(output_dir / "latest") <= _start_of(root):
-        point_latest(output_dir, root)
-
-
-def _start_of(root: Path) -> int:
-    """The start time of a run, ns since 1970; -1 when there is none."""
-    for stamp in root.glob("validation/parameter_hash=*/execution_stamp.json"):
-        return read_json(stamp.read_bytes(), stamp.name)["start_ns"]
-    return -1

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['REQUEST_FILE', 'write_protected', 'read_protected', 'record_request', 'recorded_request', 'open_nursery',
            'close_nursery', 'abandoned_roots', 'sweep_nurseries', 'record_state', 'Finished', 'finished_states',
-           'clear_unfinished', 'set_failure_aside']
+           'clear_unfinished', 'set_failure_aside', 'point_latest', 'advance_latest']
 
 # %% ../../nbs/operations/01a_progress.ipynb #ad77a8b2
 import hashlib
@@ -22,6 +22,7 @@ from ..core.contracts import contracts
 from ..core.data_files import DataReader
 from ..core.encoding import canonical_line, json_value, read_json
 from ..core.errors import Seg1aError, UsageError
+from ..core.faults import fault
 from ..core.flags import folder_files
 from ..core.gates import file_digests, require_flags
 from ..core.lock import LOCK_FILE, RunLock, is_abandoned, lock_run
@@ -248,3 +249,27 @@ def set_failure_aside(root: Path) -> Path | None:
     except OSError as error:
         raise Seg1aError("E_WRITE_FAIL", f"the failure cannot be set aside: {error.strerror}", path=str(error.filename), errno=error.errno) from error
     return aside
+
+# %% ../../nbs/operations/01a_progress.ipynb #2ce4f782
+def point_latest(output_dir: Path, root: Path) -> None:
+    """Make `<output_dir>/latest` a relative symlink to `root`, in one rename; it is made in the root, whose owner sweeps what is left there."""
+    temporary = root / "logs" / "telemetry" / "_tmp.latest"
+    make_folder(temporary.parent)
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(root, output_dir))
+    fault("latest: made")
+    os.replace(temporary, output_dir / "latest")
+    flush(output_dir)
+
+
+def advance_latest(output_dir: Path, root: Path) -> None:
+    """Point `latest` at a run that came to its end late, if it is none or points at an older one."""
+    if _start_of(output_dir / "latest") <= _start_of(root):
+        point_latest(output_dir, root)
+
+
+def _start_of(root: Path) -> int:
+    """The start time of a run, ns since 1970; -1 when there is none."""
+    for stamp in root.glob("validation/parameter_hash=*/execution_stamp.json"):
+        return read_json(stamp.read_bytes(), stamp.name)["start_ns"]
+    return -1

@@ -149,7 +149,7 @@ class _Nest:
         for what in reversed(order["what"]):
             self.waiting.insert(place, what)
 
-# %% ../../nbs/operations/00a_zygote.ipynb #5823bcbc
+# %% ../../nbs/operations/00a_zygote.ipynb #39c96454
 def _signal(pid: int, number: int) -> None:
     """Send a signal to a child and to what it started; a child that is younger than its session gets it alone."""
     try:
@@ -157,7 +157,7 @@ def _signal(pid: int, number: int) -> None:
     except ProcessLookupError:
         os.kill(pid, number)
 
-
+# %% ../../nbs/operations/00a_zygote.ipynb #5823bcbc
 class _Nursery(_Nest):
     """What the zygote does about its children."""
 
