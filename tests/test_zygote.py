@@ -247,6 +247,16 @@ def test_a_killed_runner_takes_everybody_with_it(running, number):
     assert until(lambda: [path.name for path in scratch.iterdir() if path.name.startswith("seg1a-") and not path.name.startswith("seg1a-run-")] == [])
 
 
+def test_no_client_of_a_dead_kernel_is_left_to_the_garbage_collector(zygote):
+    kernel = start_kernel(zygote, "json", {})
+    client = kernel.manager.client()
+    client.start_channels(hb=False)
+    client.kernel_info()  # which nobody will take
+    kernel.manager.provisioner.process.kill()
+    kernel.stop()
+    assert client.context.closed and not client.channels_running
+
+
 def test_closing_ends_what_still_lives_and_may_be_repeated(zygote):
     kernel = start_kernel(zygote, "json", {})
     assert until(lambda: kernel.manager.provisioner.process.pid is not None)
