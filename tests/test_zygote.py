@@ -257,6 +257,16 @@ def test_no_client_of_a_dead_kernel_is_left_to_the_garbage_collector(zygote):
     assert client.context.closed and not client.channels_running
 
 
+def test_a_temporary_folder_may_be_deep(small_pack, tmp_path):
+    deep = tmp_path / ("d" * 90)
+    deep.mkdir()
+    before = set(Path("/tmp").glob("seg1a-k*"))
+    command = [sys.executable, "-m", "seg1a", "run", "--pack", str(small_pack), "--output-dir", str(tmp_path / "out"), "--seed", "7", "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TMPDIR": str(deep)}, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert list(deep.iterdir()) == [] and until(lambda: set(Path("/tmp").glob("seg1a-k*")) <= before)  # those of neighbours come and go
+
+
 def test_closing_ends_what_still_lives_and_may_be_repeated(zygote):
     kernel = start_kernel(zygote, "json", {})
     assert until(lambda: kernel.manager.provisioner.process.pid is not None)

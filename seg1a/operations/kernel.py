@@ -7,11 +7,13 @@ __all__ = ['ZygoteProvisioner', 'PromptClient', 'KeepingManager', 'StateKernel',
 
 # %% ../../nbs/operations/00b_kernel.ipynb #39c112a4
 import asyncio
+import os
 import shutil
 import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty
@@ -23,6 +25,7 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 from jupyter_core.utils import ensure_async, run_sync
 from traitlets import Any as AnyTrait
+from zmq import ZMQError
 
 from .zygote import Zygote, kernel_environment
 
@@ -109,6 +112,9 @@ class KeepingManager(AsyncKernelManager):
         return self.clients[-1]
 
 # %% ../../nbs/operations/00b_kernel.ipynb #03b07da1
+_LONGEST_SOCKET = 107  # bytes of a path
+
+
 @dataclass(frozen=True)
 class StateKernel:
     """A started kernel: its manager and its private folder for sockets."""
@@ -119,7 +125,9 @@ class StateKernel:
     def stop(self) -> None:
         """End the kernel, if it still lives, and remove its folder."""
         for client in self.manager.clients:
-            client.stop_channels()
+            with suppress(ZMQError):  # of a channel that could never be opened
+                client.stop_channels()
+            client.context.destroy(linger=0)
         if self.manager.has_kernel:
             run_sync(self.manager.shutdown_kernel)(now=True)
         run_sync(self.manager.cleanup_resources)()
@@ -130,7 +138,10 @@ def start_kernel(zygote: Zygote, module: str, environment: dict[str, str]) -> St
     """Order a kernel over ipc that has imported `module` (e.g. "seg1a.states.s1_hurdle"); returns without waiting.
 
     `environment` is laid over this process's, KERNEL_ENVIRONMENT over both."""
-    folder = Path(tempfile.mkdtemp(prefix="k", dir=zygote.folder))  # short: a socket path holds at most 107 bytes
+    folder = Path(tempfile.mkdtemp(prefix="k", dir=zygote.folder))
+    if len(os.fsencode(folder / "k-5")) > _LONGEST_SOCKET:  # a deep TMPDIR
+        folder.rmdir()
+        folder = Path(tempfile.mkdtemp(prefix="seg1a-k", dir="/tmp"))
     manager = KeepingManager(transport="ipc", connection_file=str(folder / "k.json"), ip=str(folder / "k"))
     manager.client_class, manager.client_factory = f"{__name__}.PromptClient", PromptClient
     source = {"provisioner_name": "seg1a-zygote", "config": {"zygote": zygote, "module": module}}
