@@ -101,7 +101,8 @@ def test_a_folder_that_becomes_read_only(tiny_pack, tmp_path, whole):
         assert run(tiny_pack, output, *IN_PROCESS, SEG1A_FAULT="kill:1:S3 begins").returncode == -signal.SIGKILL
         (root,) = roots(output)
         remount("ro")
-        failed_cleanly(run(tiny_pack, output, *IN_PROCESS), "E_WRITE_FAIL")
+        refused = run(tiny_pack, output, *IN_PROCESS)
+        assert refused.returncode == 2 and last_line(refused).startswith("FAIL E_USAGE --output-dir"), refused.stderr[-2000:]
         failed_cleanly(resume(root), "E_WRITE_FAIL")
         remount("rw")
         check_whole(went_on(tiny_pack, output), whole)
