@@ -143,7 +143,7 @@ class TraceText:
     totals: np.ndarray
 
     def chunks(self) -> Iterator[np.ndarray]:
-        "The text cut where `trace_chunks` cuts it."
+        "The text, uint8[n], cut where `trace_chunks` cuts it."
         ends = np.flatnonzero(self.text == 10)[CHUNK - 1 :: CHUNK] + 1
         for start, stop in zip([0, *ends], [*ends, self.text.size]):
             if stop > start:

@@ -7,6 +7,8 @@ __all__ = ['u64', 'SLACK', 'load_word', 'store_word', 'leading_zero_bits', 'trai
            'spans_differ']
 
 # %% ../../nbs/core/14a_words.ipynb #269ef356
+from collections.abc import Callable
+
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
@@ -55,7 +57,7 @@ def trailing_zero_bits(typing, word):
 u64 = np.uint64
 
 
-def inlined(function):
+def inlined(function: Callable) -> Callable:
     "A piece of a kernel that is compiled into its callers; the same arithmetic as `kernel`."
     return njit(nogil=True, error_model="numpy", forceinline=True, _nrt=False)(function)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..core.errors import UsageError
 
 # %% ../../nbs/operations/03c_cli_report.ipynb #83dffe29
-def add_report_parser(commands, shared: argparse.ArgumentParser) -> None:
+def add_report_parser(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
     """Add `report` to the sub-commands of seg1a."""
     text = """Make one HTML file about a run for somebody who must sign: verdict, lineage, alerts, states, corridors, outcomes of the ladder, audit notebooks. The seal is
     verified now. The file needs no network and runs no script; the same run gives the same bytes. Works for a run that passed, was withheld, or failed; the exit status is 0
