@@ -112,10 +112,10 @@ def test_a_folder_that_is_no_root_is_refused(tmp_path):
     assert refused(resume(tmp_path), "E_ROOT_NOT_FOUND")
 
 
-def test_a_failed_run_is_refused_with_its_reason(tiny_pack, tmp_path):
-    (policy,) = tiny_pack.rglob("validation_policy.yaml")
-    (tmp_path / policy.name).write_text(policy.read_text().replace("rho_reject_max: 0.06", "rho_reject_max: 0.000001"))
-    done = run(tiny_pack, tmp_path / "out", *IN_PROCESS, "--validation-policy", tmp_path / policy.name)
+def test_a_failed_run_is_refused_with_its_reason(small_pack, tmp_path):
+    (policy,) = small_pack.rglob("validation_policy.yaml")
+    (tmp_path / policy.name).write_text(policy.read_text().replace("rho_reject_max: 0.06", "rho_reject_max: 0.0001"))
+    done = run(small_pack, tmp_path / "out", *IN_PROCESS, "--validation-policy", tmp_path / policy.name)
     assert done.returncode == 1 and "to go on" not in done.stderr
     code = last_line(done).split()[1]
     (root,) = roots(tmp_path / "out")
