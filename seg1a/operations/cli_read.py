@@ -10,19 +10,14 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from ..core.codes import describe_code
 from ..core.errors import UsageError, code_table
+from .cli import stderr_progress
 
 # %% ../../nbs/operations/03b_cli_read.ipynb #ff1dddd6
-def _progress(arguments: argparse.Namespace) -> Callable[[str], None]:
-    "Prints lines to stderr, or says nothing."
-    return (lambda line: None) if arguments.quiet else (lambda line: print(line, file=sys.stderr, flush=True))
-
-
 def _notice(root: str, passed: bool) -> None:
     "Say on stderr that a run carries no valid PASS."
     if not passed:
@@ -58,7 +53,7 @@ def explain_command(arguments: argparse.Namespace) -> int:
     from seg1a.operations.explain import explain
     from seg1a.operations.explain_universe import explanation_lines, verdict_line
 
-    told = explain(arguments.root, merchant_id, arguments.pack, _progress(arguments))
+    told = explain(arguments.root, merchant_id, arguments.pack, stderr_progress(arguments.quiet))
     _notice(told.root, told.passed)
     if arguments.json:
         print(json.dumps(told.as_json(), sort_keys=True))
@@ -106,7 +101,7 @@ def diff_command(arguments: argparse.Namespace) -> int:
     wanted = [_merchant_id(text) for text in arguments.merchant]
     from seg1a.operations.diff_report import diff, diff_lines
 
-    told = diff(arguments.before, arguments.after, (arguments.pack_a, arguments.pack_b), arguments.limit, wanted or None, _progress(arguments))
+    told = diff(arguments.before, arguments.after, (arguments.pack_a, arguments.pack_b), arguments.limit, wanted or None, stderr_progress(arguments.quiet))
     for root, passed in zip((told.before, told.after), told.passed):
         _notice(root, passed)
     if arguments.json:

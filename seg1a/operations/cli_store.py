@@ -11,11 +11,11 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
 from ..core.errors import UsageError
+from .cli import stderr_progress
 
 # %% ../../nbs/operations/03a_cli_store.ipynb #94a20f0a
 _PLACES = """places: a path, file:///folder, or s3://bucket/prefix. For s3://, endpoint, region and keys come from the environment, by the names
@@ -28,11 +28,6 @@ def _command(commands: argparse._SubParsersAction, shared: argparse.ArgumentPars
     parser = commands.add_parser(name, parents=[shared], help=help, description=description, epilog=_PLACES)
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     return parser
-
-# %% ../../nbs/operations/03a_cli_store.ipynb #5026f588
-def _progress(arguments: argparse.Namespace) -> Callable[[str], None]:
-    "Prints lines to stderr, or says nothing."
-    return (lambda line: None) if arguments.quiet else (lambda line: print(line, file=sys.stderr, flush=True))
 
 # %% ../../nbs/operations/03a_cli_store.ipynb #5b8bb66b
 def _result(arguments: argparse.Namespace, line: str, document: dict) -> None:
@@ -57,7 +52,7 @@ def stage_command(arguments: argparse.Namespace) -> int:
     from seg1a.inputs.manifest import read_manifest
     from seg1a.operations.stage import stage
 
-    folder = stage(arguments.source, arguments.dest, arguments.artefact_version, _progress(arguments))
+    folder = stage(arguments.source, arguments.dest, arguments.artefact_version, stderr_progress(arguments.quiet))
     manifest = read_manifest(folder)
     _result(arguments, f"STAGED {folder}", {"staged": str(folder), "pack_version": manifest.pack_version, "files": len(manifest.artefacts),
                                             "pack_manifest_sha256": manifest.sha256, "checksums_sha256": manifest.checksums_sha256})
@@ -83,7 +78,7 @@ def promote_command(arguments: argparse.Namespace) -> int:
 
     if not (arguments.root / "run_root.json").exists():
         raise UsageError("E_ROOT_NOT_FOUND", f"{arguments.root} is no run root: it has no run_root.json")
-    done = promote(arguments.root, arguments.dest, lambda root, now_ns, verdict: promotion_extras(root, arguments.sign, now_ns, verdict), progress=_progress(arguments))
+    done = promote(arguments.root, arguments.dest, lambda root, now_ns, verdict: promotion_extras(root, arguments.sign, now_ns, verdict), progress=stderr_progress(arguments.quiet))
     _result(arguments, f"PROMOTED {done.uri}", {"promoted": done.uri, "was_there": done.was_there, "files": len(done.record["files"]), "bytes": done.record["bytes"],
                                                 "attached": [row["path"] for row in done.record["attached"]], "flag_sha256_hex": done.record["flag_sha256_hex"]})
     return 0
@@ -110,7 +105,7 @@ def replay_command(arguments: argparse.Namespace) -> int:
 
     if (arguments.sign is None) != (arguments.statement is None) or (arguments.sign and arguments.data_only):
         raise UsageError("E_USAGE", "--sign and --statement go together, and not with --data-only: only equal bytes are attested")
-    done = replay(arguments.place, arguments.pack, arguments.output_dir, arguments.workers, arguments.data_only, _progress(arguments))
+    done = replay(arguments.place, arguments.pack, arguments.output_dir, arguments.workers, arguments.data_only, stderr_progress(arguments.quiet))
     for difference in done.differences[:20]:
         print(f"seg1a: {difference}", file=sys.stderr)
     if done.equal and arguments.sign:
@@ -162,7 +157,7 @@ def retain_command(arguments: argparse.Namespace) -> int:
     policy, now = read_policy(arguments.policy), arguments.as_of or time.time_ns()
     plan = plan_retention(arguments.dest, policy, now, lambda line: print(f"seg1a: {line}", file=sys.stderr))
     if arguments.apply:
-        apply_retention(arguments.dest, plan, policy, now, _progress(arguments))
+        apply_retention(arguments.dest, plan, policy, now, stderr_progress(arguments.quiet))
     elif not arguments.json:
         print(*[f"would delete {one}" for one in plan], sep="\n", end="\n" if plan else "")
     files, size = sum(len(one.files) for one in plan), sum(one.size_bytes for one in plan)
