@@ -41,7 +41,7 @@ sync: $(STAMP)
 
 lock: $(STAMP)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --extra dev --extra s3 --extra sign --extra dask setup.py -o requirements/lock.txt
+	$(BIN)/uv pip compile --no-cache --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --extra dev --extra s3 --extra sign --extra dask setup.py -o requirements/lock.txt
 	printf '# Of requirements/lock.txt; `make lock` writes both.\nlock_sha256: "%s"\n' "$$(sha256sum requirements/lock.txt | cut -d' ' -f1)" > seg1a/core/contracts/lock.yaml
 
 wheel: $(STAMP)
