@@ -369,7 +369,7 @@ def _machinery() -> Iterator[None]:
         yield
     except Seg1aError as error:
         if error.code.startswith("E_STORE_"):
-            raise Interrupted(error) from error
+            raise Interrupted(Seg1aError("E_CLUSTER_LOST", f"the exchange is away: {error.message}", reason=error.code)) from error
         raise
 
 # %% ../../nbs/core/04b_cluster.ipynb #b65c8d17
