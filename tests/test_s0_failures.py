@@ -313,7 +313,9 @@ def test_run_id_collisions_are_exhausted(world, tmp_path, monkeypatch):
     monkeypatch.setattr(lineage, "RUN_ID_CANDIDATES", 3)
     folder, first = tmp_path / "taken", run_of(tmp_path / "taken", world)
     for ns in range(START + 1, START + 3):
-        (first.root.parent / f"run_id={run_id(first.lineage.manifest_fingerprint, 7, ns)}").mkdir()
+        taken = first.root.parent / f"run_id={run_id(first.lineage.manifest_fingerprint, 7, ns)}"
+        taken.mkdir()
+        (taken / "run_root.json").write_text("{}\n")  # a folder without it is what a killed claim left, and is set aside
     with pytest.raises(Seg1aError) as caught:
         run_s0(request_file(folder, world))
     assert caught.value.code == "E_RUNID_COLLISION_EXHAUSTED"
