@@ -6,6 +6,7 @@
 __all__ = ['BLOCK_BYTES', 'direct_io', 'take_block', 'give_block', 'DataReader', 'HashingFile']
 
 # %% ../../nbs/core/01b_data_files.ipynb #6544ed2e
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -168,6 +169,21 @@ def _set_direct(handle: int, on: bool) -> bool:
         return False
     return on
 
+# %% ../../nbs/core/01b_data_files.ipynb #7ab11a6e
+_EAGER_BYTES = 8 << 20
+_SYNC_FILE_RANGE_WRITE = 2
+
+
+@cache
+def _c_library() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
+
+
+def _begin_writing(handle: int, place: int, size: int) -> None:
+    "Let the disk begin with these bytes of a file; where the system cannot, nothing happens."
+    if begin := getattr(_c_library(), "sync_file_range", None):
+        begin(handle, ctypes.c_int64(place), ctypes.c_int64(size), _SYNC_FILE_RANGE_WRITE)
+
 # %% ../../nbs/core/01b_data_files.ipynb #4fc1795f
 class _HashedBlocks(io.RawIOBase):
     "Blocks on their way to the disk, hashed as they go; by a thread of the file's own, or at once."
@@ -178,7 +194,7 @@ class _HashedBlocks(io.RawIOBase):
         self._digest, self.size, self._place = hashlib.sha256(), start, start   # `_place`: where the block will be written
         self._block, self._held = take_block(), 0
         self._thread, self._waiting = ThreadPoolExecutor(1, "write") if behind else None, deque()
-        self._kept = None
+        self._kept, self._begun = None, start   # `_begun`: where the bytes begin that the disk was not asked to take yet
         if start:
             os.ftruncate(self._handle, start)
             self._later(self._hash_kept, path, start)
@@ -228,6 +244,9 @@ class _HashedBlocks(io.RawIOBase):
                 if not self._past or error.errno not in _CANNOT:
                     raise
                 self._direct = self._past = _set_direct(self._handle, False)
+        if self._thread is not None and place + done - self._begun >= _EAGER_BYTES:
+            _begin_writing(self._handle, self._begun, place + done - self._begun)
+            self._begun = place + done
 
 # %% ../../nbs/core/01b_data_files.ipynb #16d0f1a9
 class HashingFile(_HashedBlocks):

@@ -105,6 +105,9 @@ def _failing_writes(place: Path) -> Iterator[None]:
         raise Seg1aError("E_WRITE_FAIL", f"{place.name} cannot be written: {error.strerror}", path=place.name, errno=error.errno) from error
 
 # %% ../../nbs/core/16c_events.ipynb #91c4a4fa
+_FLUSHES = 8  # at once: they wait for the disk, which commits together what comes together
+
+
 class _Staging:
     "The parts and the trace of a state, staged and published."
 
@@ -112,7 +115,7 @@ class _Staging:
         self.run, self._state, self._trace = run, state, TraceAppender(run, state)
         self._folder = run.path("rng_trace_log").parent / f"_tmp.{uuid.uuid4().hex}"
         self._parts: list[tuple[OutputRecord, Path, Future]] = []  # record, staged file, its flush
-        self._flushers = ThreadPoolExecutor(2, "flush")
+        self._flushers = ThreadPoolExecutor(_FLUSHES, "flush")
         self.records: list[OutputRecord] = []
 
     def __enter__(self) -> "StateLogs":
