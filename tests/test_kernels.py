@@ -139,3 +139,21 @@ def test_compilations_are_noted_where_somebody_asks(tmp_path, monkeypatch):
     assert json.loads(line)["kernel"].endswith("outer") and json.loads(line)["seconds"] > 0.0
     monkeypatch.setenv(kernels.COMPILATIONS, str(tmp_path / "no" / "such" / "folder"))
     assert outer(1.5) == 4.0
+
+
+def test_imports_are_remembered_by_text_and_survive_a_memory_that_is_broken(package, tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
+    memory = tmp_path / "cache" / "kernels" / "imports.json"
+    (package / "a.py").write_text("from .b import x\n")
+    (package / "b.py").write_text("x = 1\n")
+    (package / "c.py").write_text("y = 1\n")
+    both = kernel_sources(package / "a.py")
+    assert len(json.loads(memory.read_text())) == len(both)
+    for content in (memory.read_bytes(), b"", b"[1]", b"{"):
+        memory.write_bytes(content)
+        kernels._imports.cache_clear()
+        kernels._remembered.cache_clear()
+        assert kernel_sources(package / "a.py") == both
+    (package / "a.py").write_text("from .c import y\n")
+    kernels._imports.cache_clear()
+    assert {path.name for path in kernel_sources(package / "a.py")} - {"__init__.py"} == {"a.py", "c.py"}

@@ -8,6 +8,7 @@ __all__ = ['COMPILATIONS', 'kernel_sources', 'kernel_digest', 'kernel_cache_dir'
 # %% ../../nbs/core/03_kernels.ipynb #94202b64
 import ast
 import hashlib
+import json
 import os
 import platform
 import time
@@ -31,46 +32,88 @@ def _module_files(name: str) -> list[Path]:
     return [path for path in (stem.with_suffix(".py"), stem / "__init__.py") if root in path.parents and path.is_file()]
 
 
-@cache
-def _imports(path: Path) -> frozenset[Path]:
-    "The files of the package that a file imports, anywhere in its text."
-    own = ("seg1a", *path.relative_to(package_root()).with_suffix("").parts)
+def _imported_names(text: bytes, own: tuple[str, ...]) -> list[str]:
+    "What a module with this text and this dotted name may import of the package, anywhere in its text, sorted."
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = ".".join((*own[:-node.level], *(node.module or "").split("."))).rstrip(".") if node.level else node.module
             names.update((base, *(f"{base}.{alias.name}" for alias in node.names)))
-    return frozenset(file for name in names for file in _module_files(name))
+    return sorted(name for name in names if name.split(".")[0] == own[0])
 
-# %% ../../nbs/core/03_kernels.ipynb #d1f84e25
-def kernel_sources(path: str | os.PathLike) -> list[Path]:
-    "The file of a module and all files of the package that it imports, directly or through others, sorted by path."
-    found, waiting = set(), [Path(path)]
-    while waiting:
-        file = waiting.pop()
-        if file not in found:
-            found.add(file)
-            waiting.extend(_imports(file))
-    return sorted(found)
-
-# %% ../../nbs/core/03_kernels.ipynb #adb934cc
-@cache
-def kernel_digest(path: str | os.PathLike) -> str:
-    "hex16 over the sources of a module (`kernel_sources`) and the versions of numba and Python."
-    digest = hashlib.sha256(uer(version("numba")) + uer(platform.python_version()))
-    for file in kernel_sources(path):
-        digest.update(uer(file.relative_to(package_root()).as_posix()) + hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()[:16]
-
-# %% ../../nbs/core/03_kernels.ipynb #a4e67e2a
+# %% ../../nbs/core/03_kernels.ipynb #16d35750
 def _cache_root() -> Path:
     "The folder for compiled kernels: numba's own setting before that of the package."
     chosen = os.environ.get("NUMBA_CACHE_DIR")
     return Path(chosen) if chosen else cache_root()
 
 
+@cache
+def _remembered(folder: Path) -> dict[str, list[str]]:
+    "digest of a module's name and text -> what it imports, as earlier processes found it; empty where nothing can be read."
+    with suppress(OSError, ValueError):
+        found = json.loads((folder / "imports.json").read_bytes())
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _remember(folder: Path) -> None:
+    "Leave what is remembered for later processes; where nothing can be written, they find out for themselves."
+    place = folder / f"_tmp.{uuid.uuid4().hex}"
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        place.write_text(json.dumps(_remembered(folder), sort_keys=True))
+        os.replace(place, folder / "imports.json")
+
+# %% ../../nbs/core/03_kernels.ipynb #7079ecdc
+def _memory() -> Path | None:
+    "Where imports are remembered; None for a user without a home."
+    with suppress(RuntimeError):
+        return _cache_root() / "kernels"
+    return None
+
+
+@cache
+def _imports(path: Path) -> frozenset[Path]:
+    "The files of the package that a file imports, anywhere in its text."
+    text, own, memory = path.read_bytes(), ("seg1a", *path.relative_to(package_root()).with_suffix("").parts), _memory()
+    known = {} if memory is None else _remembered(memory)
+    key = hashlib.sha256(uer(".".join(own)) + text).hexdigest()
+    if key not in known:
+        known[key] = _imported_names(text, own)
+    return frozenset(file for name in known[key] for file in _module_files(name))
+
+# %% ../../nbs/core/03_kernels.ipynb #d1f84e25
+def kernel_sources(path: str | os.PathLike) -> list[Path]:
+    "The file of a module and all files of the package that it imports, directly or through others, sorted by path."
+    found, waiting, memory = set(), [Path(path)], _memory()
+    known = 0 if memory is None else len(_remembered(memory))
+    while waiting:
+        file = waiting.pop()
+        if file not in found:
+            found.add(file)
+            waiting.extend(_imports(file))
+    if memory is not None and len(_remembered(memory)) > known:
+        _remember(memory)
+    return sorted(found)
+
+# %% ../../nbs/core/03_kernels.ipynb #adb934cc
+@cache
+def _versions() -> bytes:
+    return uer(version("numba")) + uer(platform.python_version())
+
+
+@cache
+def kernel_digest(path: str | os.PathLike) -> str:
+    "hex16 over the sources of a module (`kernel_sources`) and the versions of numba and Python."
+    digest = hashlib.sha256(_versions())
+    for file in kernel_sources(path):
+        digest.update(uer(file.relative_to(package_root()).as_posix()) + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+# %% ../../nbs/core/03_kernels.ipynb #a4e67e2a
 @cache
 def kernel_cache_dir(path: str | os.PathLike) -> Path | None:
     "The folder of the compiled kernels of a module in exactly this state, or None where nothing can be written."
