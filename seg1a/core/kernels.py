@@ -188,6 +188,7 @@ def _nothing(x):
     return x
 
 
+@cache
 def prepare() -> None:
     "Build what every first call of a kernel needs; starts no thread."
     import numba

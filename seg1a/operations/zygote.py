@@ -43,8 +43,8 @@ def kernel_environment(environment: dict[str, str], folder: Path) -> dict[str, s
 
 # %% ../../nbs/operations/00a_zygote.ipynb #1b982730
 PREPARATIONS = (
-    "ipykernel.kernelapp", "IPython.display", "pandas", "seg1a.core.contracts:prepare", "seg1a.core.errors:code_table", "seg1a.core.figures:rehearse", "seg1a.states.s0_foundations",
-    "seg1a.core.kernels:prepare", "seg1a.states.s1_hurdle", "seg1a.states.s1_validate", "seg1a.states.s2_nb_outlets", "seg1a.states.s2_validate",
+    "ipykernel.kernelapp", "IPython.display", "pandas", "seg1a.core.contracts:prepare", "seg1a.core.errors:code_table", "seg1a.core.figures:rehearse", "seg1a.core.kernels:prepare",
+    "seg1a.states.s0_foundations", "seg1a.states.s1_hurdle", "seg1a.states.s1_validate", "seg1a.states.s2_nb_outlets", "seg1a.states.s2_validate",
     "seg1a.states.s3_crossborder", "seg1a.states.s3_validate", "seg1a.states.s4_ztp", "seg1a.states.s4_validate", "seg1a.operations.alert_rules",
 )
 
