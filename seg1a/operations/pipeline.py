@@ -360,7 +360,7 @@ def _begin(request: RunRequest, progress: Progress, zygote: Zygote | None, resum
             progress(f"a run died here; to go on with it: {resume_command(root)}")
         execution.lock = open_nursery(request.output_dir, facts, execution.zygote and execution.zygote.folder)
     if execution.zygote is not None:
-        execution.zygote.prepare([f"seg1a.core.encoding:remember_yaml={request.pack.absolute()}"], before=STATE_MODULES[1])
+        execution.zygote.prepare([f"seg1a.core.encoding:remember_yaml={request.pack.absolute()}"], before=STATE_MODULES[0])
     return execution
 
 
