@@ -90,7 +90,10 @@ def _indented(value: object, line: str) -> str:
     if not items:
         return _dumps(value)
     inner = line + "  "
-    if not any(issubclass(kind, _NESTED) for kind in set(map(type, items))):
+    kinds = set(map(type, items))
+    if kinds == {int} and isinstance(value, list):
+        return "[" + inner + str(value)[1:-1].replace(", ", "," + inner) + line + "]"  # Python writes integers as JSON does
+    if not any(issubclass(kind, _NESTED) for kind in kinds):
         text = _dumps(value, separators=("," + inner, ": "))
         return text[0] + inner + text[1:-1] + line + text[-1]
     if isinstance(value, dict):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OutputRecord', 'table_of', 'TableSink', 'read_parquet', 'map_row_groups', 'read_row_groups', 'read_table',
-           'check_embedding', 'write_json', 'publish_outputs', 'read_outputs', 'MerchantAbort', 'read_aborts',
-           'abort_rows', 'write_aborts']
+           'check_embedding', 'write_json', 'write_document', 'publish_outputs', 'read_outputs', 'MerchantAbort',
+           'read_aborts', 'abort_rows', 'write_aborts']
 
 # %% ../../nbs/core/14_tables.ipynb #dccbbb59
 import hashlib
@@ -299,7 +299,11 @@ def write_json(run: Run, dataset_id: str, obj: Any, style: str = "canonical", **
 
     E_PARTITION_EXISTS when the file exists with other bytes; E_WRITE_FAIL.
     """
-    data = {"canonical": canonical_line, "pretty": pretty_json}[style](obj)
+    return write_document(run, dataset_id, {"canonical": canonical_line, "pretty": pretty_json}[style](obj), **tokens)
+
+
+def write_document(run: Run, dataset_id: str, data: bytes, **tokens: Any) -> OutputRecord:
+    "Write the text of a JSON document that was made before; like `write_json`."
     path = run.path(dataset_id, **tokens)
     with staged(path) as temporary:
         temporary.write_bytes(data)

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..core import reference_samplers
 from ..core.contracts import contracts
+from ..core.encoding import pretty_json
 from ..core.errors import Seg1aError
 from ..core.events import Drawn, StateLogs, event_parts, require_audit, trace_columns
 from ..core.gates import require_flags
@@ -25,7 +26,7 @@ from ..core.philox import counter_add, substream_keys
 from ..core.run import Lineage, Run, record_failure
 from ..core.samplers import uniform1_k
 from ..core.shards import Shard, ShardTask
-from ..core.tables import OutputRecord, publish_outputs, write_json
+from ..core.tables import OutputRecord, publish_outputs, write_document
 from .evidence import outputs_present
 from .replay import design_shards
 
@@ -280,9 +281,8 @@ def write_s1(run: Run, model: HurdleModel) -> tuple[list[OutputRecord], HurdleTa
     with StateLogs(run, 1) as logs:
         for columns in logs.draw(ShardTask(_draw, (run.lineage.master, model)), design_shards(run, DESIGN_COLUMNS)):
             tally.add(columns)
-    merchants = sum(tally.counts.values())
-    catalogue = write_json(run, "s1_hurdle_catalogue", hurdle_catalogue(run.lineage, merchants, tally.multi_ids), "pretty")
-    return [*logs.records, catalogue], tally
+        catalogue = pretty_json(hurdle_catalogue(run.lineage, sum(tally.counts.values()), tally.multi_ids))  # while the disk takes the parts
+    return [*logs.records, write_document(run, "s1_hurdle_catalogue", catalogue)], tally
 
 # %% ../../nbs/states/10_s1_hurdle.ipynb #3db32931
 def run_s1(run: Run) -> dict:

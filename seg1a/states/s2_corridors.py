@@ -18,6 +18,7 @@ from ..core.errors import Seg1aError
 from ..core.exact import exp_array, ln, ln_array
 from ..core.float_text import FLOAT_WIDTH, U64_WIDTH, put_float, put_u64
 from ..core.kernels import kernel
+from ..core.shards import map_shards, shard_ranges
 from ..core.words import SLACK
 
 # %% ../../nbs/states/21_s2_corridors.ipynb #1d2afc39
@@ -329,13 +330,20 @@ def _csv_rows(merchant_id, rejections, floats, out):
     return p
 
 # %% ../../nbs/states/21_s2_corridors.ipynb #59c6add0
-def cusum_csv(corridors: Corridors) -> bytes:
+def _csv_text(merchant_id: np.ndarray, rejections: np.ndarray, floats: np.ndarray) -> bytes:
+    "The rows of some merchants: uint64[n], uint64[n], uint64[5, n] (bits of finite numbers)."
+    out = np.empty(merchant_id.size * _CSV_WIDTH + SLACK, np.uint8)
+    return out[:_csv_rows(merchant_id, rejections, np.ascontiguousarray(floats), out)].tobytes()
+
+
+def cusum_csv(corridors: Corridors, workers: int = 1) -> bytes:
     "`cusum_trace.csv`: one row a merchant of the CUSUM in its order; floats as shortest round-trip decimals."
     columns = [corridors.order, *(corridors.trace[name] for name in _CSV_COLUMNS)]
     head = ",".join(("merchant_id", *_CSV_COLUMNS)) + "\n"
     floats = np.stack([column for column in columns if column.dtype == np.float64])
     if not np.isfinite(floats).all():
         return (head + "".join(",".join(map(repr, row)) + "\n" for row in zip(*(c.tolist() for c in columns)))).encode("ascii")
-    out = np.empty(columns[0].size * _CSV_WIDTH + SLACK, np.uint8)
-    end = _csv_rows(columns[0].view(np.uint64), columns[2].view(np.uint64), floats.view(np.uint64), out)
-    return head.encode("ascii") + out[:end].tobytes()
+    ids, rejections, bits = (column.view(np.uint64) for column in (columns[0], columns[2], floats))
+    stretches = (slice(shard.start, shard.stop) for shard in shard_ranges(ids.size))
+    rows = map_shards(lambda those: _csv_text(ids[those], rejections[those], bits[:, those]), stretches, workers)
+    return b"".join((head.encode("ascii"), *rows))

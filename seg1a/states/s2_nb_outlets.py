@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core.contracts import contracts
+from ..core.encoding import pretty_json
 from ..core.errors import Seg1aError
 from ..core.events import Drawn, StateLogs, event_parts, part_path, read_event_part, require_audit
 from ..core.gates import require_flags
 from ..core.run import Lineage, Run, record_failure
 from ..core.shards import Shard, ShardTask
-from ..core.tables import MerchantAbort, OutputRecord, publish_outputs, write_aborts, write_json
+from ..core.tables import MerchantAbort, OutputRecord, publish_outputs, write_aborts, write_document
 from .evidence import outputs_present
 from .replay import design_shards
 from .s2_attempts import Features, NbModel, compute_s2, nb_model, nb_trace
@@ -141,9 +142,9 @@ def write_s2(run: Run, inputs: NbInputs) -> tuple[list[OutputRecord], NbTally]:
     with StateLogs(run, 2) as logs:
         for told in logs.draw(task, design_shards(run, FEATURES)):
             tally.add(*told)
+        catalogue = pretty_json(nb_catalogue(run.lineage, tally, judge(tally, inputs.policy)[1]))  # while the disk takes the parts
     aborts = write_aborts(run, "S2", tally.aborts)
-    catalogue = write_json(run, "s2_nb_catalogue", nb_catalogue(run.lineage, tally, judge(tally, inputs.policy)[1]), "pretty")
-    return [*logs.records, *([aborts] if aborts else []), catalogue], tally
+    return [*logs.records, *([aborts] if aborts else []), write_document(run, "s2_nb_catalogue", catalogue)], tally
 
 # %% ../../nbs/states/22_s2_nb_outlets.ipynb #4005c61f
 def run_s2(run: Run) -> dict:

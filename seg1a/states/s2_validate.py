@@ -7,7 +7,6 @@ __all__ = ['EVENT_CODES', 'TRACE_CODES', 'GROUPS', 'NbReport', 'validate_s2', 'c
 
 # %% ../../nbs/states/23_s2_validate.ipynb #0b458fb2
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -19,7 +18,7 @@ from ..core.events import TraceColumns, TraceText, part_path, traced_shards, val
 from ..core.findings import Finding, Report
 from ..core.run import Run
 from ..core.shards import Shard, ShardTask
-from ..core.tables import read_aborts
+from ..core.tables import read_aborts, read_outputs
 from .evidence import evidence_files, lineage_record, publish_evidence, publish_summary, skipped_files
 from .replay import add_groups, catalogue_findings, design_shards, sampled, stray_files
 from .s2_attempts import Features, NbModel, NbPart, compute_s2, compute_s2_reference, nb_trace
@@ -224,7 +223,7 @@ def publish_s2(run: Run, report: NbReport | None) -> dict:
         files = evidence_files(run, report, merchant_aborts=len(read_aborts(run, "S2")))
         if report.corridors is not None:
             document = corridors_document(run, report.corridors, report.inputs.policy, report.inputs.policy_sha256)
-            files |= {"corridors.json": pretty_json(document), "metrics.csv": metrics_csv(report.metrics), "cusum_trace.csv": cusum_csv(report.corridors)}
+            files |= {"corridors.json": pretty_json(document), "metrics.csv": metrics_csv(report.metrics), "cusum_trace.csv": cusum_csv(report.corridors, run.workers)}
         publish_evidence(run, 2, files, report.passed)
     summary = publish_summary(run, 2, report, **_summary_keys(run))
     if report is not None and not report.passed:
@@ -234,8 +233,7 @@ def publish_s2(run: Run, report: NbReport | None) -> dict:
 # %% ../../nbs/states/23_s2_validate.ipynb #f104f263
 def _summary_keys(run: Run) -> dict:
     "What the run summary says of S2 beyond verdict and metrics (operations §4)."
-    place = run.path("s2_nb_catalogue")
-    catalogue = json.loads(place.read_bytes()) if place.is_file() else {"finalised_merchant_ids": [], "aborted_merchant_ids": []}
     folders = {f"{name}_path": run.relative(part_path(run, stream, 0).parent) for name, stream in zip(("gamma", "poisson", "nb_final"), STREAMS)}
-    return {"accepted_merchants": len(catalogue["finalised_merchant_ids"]), "aborted_merchants": len(catalogue["aborted_merchant_ids"]), **folders,
-            "trace_path": run.relative(run.path("rng_trace_log")), "catalogue_path": run.relative(place)}
+    finals = sum(record.rows for record in read_outputs(run, 2) if record.path.startswith(folders["nb_final_path"] + "/"))
+    return {"accepted_merchants": finals, "aborted_merchants": len(read_aborts(run, "S2")), **folders,
+            "trace_path": run.relative(run.path("rng_trace_log")), "catalogue_path": run.relative(run.path("s2_nb_catalogue"))}

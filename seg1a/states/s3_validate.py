@@ -135,11 +135,11 @@ def stored_table(run: Run, inputs: Inputs, flat: Flat, dataset_id: str, equal: b
 def stored_tables(run: Run, inputs: Inputs, flat: Flat) -> tuple[list[StoredTable], dict[int, Fault]]:
     "(phase A for all tables, the faults of the sample). Raises what `stored_table` raises."
     tables = written_tables(inputs.policies.lanes)
-    work = [piece for d in tables for piece in (partial(equals_plan, run, inputs, flat, d), lambda d=d: Content(flat, d, run.lineage).sha256())]
-    work = [partial(sample_faults, flat), *work]  # the longest first: at the end it would run alone
+    contents, equal = [lambda d=d: Content(flat, d, run.lineage).sha256() for d in tables], [partial(equals_plan, run, inputs, flat, d) for d in tables]
+    work = [partial(sample_faults, flat), *contents, *equal]  # the longest first: at the end they would run alone
     with closing(map_shards(lambda piece: piece(), work, run.workers)) as done:
-        sample = next(done)
-        return [stored_table(run, inputs, flat, d, next(done), next(done)) for d in tables], sample
+        sample, digests = next(done), [next(done) for _ in tables]
+        return [stored_table(run, inputs, flat, d, next(done), content) for d, content in zip(tables, digests)], sample
 
 # %% ../../nbs/states/39a_s3_validate.ipynb #99b254f0
 _LIMITS = {"ceiling_hits_warn": 0.01, "multi_round_warn": 0.001, "eligible_share_min": 0.0, "eligible_share_max": 1.0}

@@ -11,6 +11,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 # %% ../../nbs/states/45a_s4_folder.ipynb #497c2218
@@ -37,11 +38,14 @@ def work_folder(run: Run) -> Path:
 
 # %% ../../nbs/states/45a_s4_folder.ipynb #a195f82d
 def _trace_digest(run: Run) -> str | None:
-    "SHA-256 of the trace rows of S4."
+    "SHA-256 of the trace rows of S4, or what is wrong with the file: the sweep will report it, here it is only another state of the file."
     path, digest = run.path("rng_trace_log"), hashlib.sha256()
     if not path.is_file():
         return None
-    start, stop = trace_offset(path, 4), trace_offset(path, 5)
+    try:
+        start, stop = trace_offset(path, 4), trace_offset(path, 5)
+    except Seg1aError as error:
+        return error.message
     with open(path, "rb") as file:
         file.seek(start)
         while start < stop and (block := file.read(min(1 << 20, stop - start))):
@@ -67,11 +71,9 @@ def input_digests(run: Run, inputs: Inputs, limits: Limits, known: Mapping[str, 
     paths = [run.path(dataset_id) for dataset_id in _TABLES if run.path(dataset_id).is_file()]
     paths += [path for stream_id in ("hurdle_bernoulli", "nb_final", *STREAMS) for _, path in event_parts(run, stream_id)]
     unknown = [path for path in paths if run.relative(path) not in known]
-    digests = {**known, **dict(map_shards(lambda path: (run.relative(path), digest_file(path).sha256), unknown, run.workers))}
-    try:
-        trace = _trace_digest(run)
-    except Seg1aError as error:
-        trace = error.message  # the sweep will report it; here it is only another state of the file
+    work = [partial(_trace_digest, run), *(lambda path=path: digest_file(path).sha256 for path in unknown)]  # the longest first
+    trace, *found = map_shards(lambda piece: piece(), work, run.workers)
+    digests = {**known, **dict(zip(map(run.relative, unknown), found))}
     folders = {run.relative(folder) + "/": _folder_digest(folder) for folder in (part_path(run, stream_id, 0).parent for stream_id in STREAMS)}
     return {"files": {name: run.inputs.rows[name]["sha256_hex"] for name in sealed} | digests | {"rng_trace_log of S4": trace} | folders,
             "policy": inputs.policy.as_json(), "thresholds": limits.as_json()}

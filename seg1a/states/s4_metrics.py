@@ -6,7 +6,6 @@
 __all__ = ['Tally', 'metrics_of', 'histograms_of', 'summary_lines', 'alerts_of']
 
 # %% ../../nbs/states/44_s4_metrics.ipynb #2759dc66
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from ..core.encoding import canonical_line
 from ..core.rows import format_rows, row_objects, row_program
 from ..core.statistics import nearest_rank
-from .s4_corridors import Limits
+from .s4_corridors import Limits, exact_sum
 from .s4_inputs import GAPS, GIVEN_UP, INELIGIBLE, NO_CANDIDATES, NO_OUTLETS, READY, SINGLE, VERDICTS
 from .s4_sampler import ACCEPT, CAP_ABORT, CAP_DOWNGRADE, OUTCOMES, REGIMES, SHORT_CIRCUIT, ZtpPart
 
@@ -93,7 +92,7 @@ def _rates(c: Mapping[str, int], m: Mapping[str, np.ndarray]) -> dict[str, float
             **_quantiles("s4.{}_attempts", tries, {"p50": (1, 2), "p95": (19, 20), "p99": (99, 100), "max": (1, 1)}, 0),
             "s4.k_mean": _share(int(k.sum()), accepted), "s4.k_max": int(k.max(initial=0)),
             "s4.lambda.min": lam[0].item() if len(lam) else 0.0,
-            **_quantiles("s4.lambda.{}", lam, {"p50": (1, 2), "p95": (19, 20), "max": (1, 1)}, 0.0), "s4.lambda.mean": _share(math.fsum(lam), len(lam))}
+            **_quantiles("s4.lambda.{}", lam, {"p50": (1, 2), "p95": (19, 20), "max": (1, 1)}, 0.0), "s4.lambda.mean": _share(exact_sum(lam), len(lam))}
 
 # %% ../../nbs/states/44_s4_metrics.ipynb #d49f7a19
 def metrics_of(verdicts: np.ndarray, tally: Tally) -> dict[str, int | float]:
@@ -120,17 +119,20 @@ _SUMMARY_ROW = row_program({"codes": []}, {
     "outcome": OUTCOMES, "regime": REGIMES, "exhausted": (False, True)})
 
 # %% ../../nbs/states/44_s4_metrics.ipynb #36a05284
-def summary_lines(part: ZtpPart, codes: Mapping[int, list[str]]) -> list[bytes]:
+def summary_lines(part: ZtpPart, codes: Mapping[int, list[str]]) -> bytes:
     "The lines of `merchant_summary.jsonl` of a shard, by merchant; `codes`: merchant -> codes of its findings."
     m = part.merchants
     columns = {name: m[name] for name in ("merchant_id", "lambda_extra", "attempts", "draws", "blocks", "outcome", "regime")}
     columns |= {"rejections": m["attempts"] - (m["outcome"] == ACCEPT), "K_target": m["k_target"], "exhausted": np.isin(m["outcome"], (CAP_ABORT, CAP_DOWNGRADE))}
-    lines = format_rows(_SUMMARY_ROW, columns).tobytes().splitlines(keepends=True)
+    text = format_rows(_SUMMARY_ROW, columns).tobytes()
     aborted = m["outcome"] == CAP_ABORT
     special = np.flatnonzero(aborted | np.isin(m["merchant_id"], np.array(sorted(codes), np.int64)))
+    if not len(special):  # nearly always: then no line is a Python object
+        return text
+    lines = text.splitlines(keepends=True)
     for i, row in zip(special.tolist(), row_objects(_SUMMARY_ROW, {name: column[special] for name, column in columns.items()})):
         lines[i] = canonical_line({**row, "K_target": None if aborted[i] else row["K_target"], "codes": sorted(codes.get(row["merchant_id"], []))})
-    return lines
+    return b"".join(lines)
 
 # %% ../../nbs/states/44_s4_metrics.ipynb #d006f184
 _DRIFTS = {"s4_acceptance_drift": ("first_attempt_acceptance", "attempt_acceptance", "attempts_total"),

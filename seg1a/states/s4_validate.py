@@ -171,7 +171,7 @@ class _Replay:
     last_merchant: int | None = None
 
 # %% ../../nbs/states/46_s4_validate.ipynb #676d23eb
-def _lines_of(checked: _Checked) -> list[bytes]:
+def _lines_of(checked: _Checked) -> bytes:
     "The lines of a shard, with the codes of its findings."
     codes: dict[int, set[str]] = {}
     for f in checked.findings:
@@ -183,18 +183,19 @@ def _take_in(replay: _Replay, checked: _Checked, lines: Lines) -> None:
     "Add a shard to the sweep, and its lines to W. `StaleLines`, `E_WRITE_FAIL`."
     own = _lines_of(checked)
     if checked.known:
-        lines.compare(b"".join(own), replay.last_merchant or 0)
+        lines.compare(own, replay.last_merchant or 0)
     else:
-        lines.append(b"".join(own))
+        lines.append(own)
     replay.findings += checked.findings
     replay.tally.add(checked.part, checked.defaulted, checked.clamped)
     replay.digests.add(checked.part)
     abort_parts(checked.part, replay.aborts)
-    replay.asked, replay.merchants = replay.asked + checked.asked, replay.merchants + len(own)
-    replay.last_merchant = int(checked.part.merchants["merchant_id"][-1]) if own else replay.last_merchant
+    merchants = checked.part.merchants["merchant_id"]
+    replay.asked, replay.merchants = replay.asked + checked.asked, replay.merchants + len(merchants)
+    replay.last_merchant = int(merchants[-1]) if len(merchants) else replay.last_merchant
 
 # %% ../../nbs/states/46_s4_validate.ipynb #265d21a0
-RECORDS = 16
+RECORDS = 4
 
 
 def _sweep(run: Run, inputs: Inputs, lines_to: Path, known_to: int, record: Callable[[_Replay], None]) -> _Replay:
