@@ -55,9 +55,9 @@ def site_links(page: Page, source: str) -> Callable[[str], str]:
     return link
 
 
-def guide_page(path: Path, section: str, group: str, names: Names) -> Page:
-    """A guide, or the front page, from its Markdown."""
-    source = path.relative_to(ROOT / "nbs").as_posix()
+def guide_page(path: Path, section: str, group: str, names: Names, source: str = "") -> Page:
+    """A guide, or the front page, from its Markdown; `source` is its place below nbs/, when it lies elsewhere."""
+    source = source or path.relative_to(ROOT / "nbs").as_posix()
     title, subtitle, (cell,) = split_title([{"cell_type": "markdown", "source": path.read_text("utf-8")}])
     page = Page(page_path(source), title, section, group=group)
     markdown = Markdown(page, names.place, site_links(page, source))
@@ -129,6 +129,7 @@ def build(settings: Settings) -> list[Page]:
     names, figures = Names(modules, places(contracts(), code_table())), Figures()
     notebooks = notebook_pages(settings, modules, names, figures)
     guides = [guide_page(ROOT / "nbs" / "guides" / f"{name}.md", "Guides", "", names) for name in GUIDES]
+    guides.append(guide_page(ROOT / "benchmarks" / "RESULTS.md", "Guides", "", names, "guides/measured.md"))
     front = guide_page(ROOT / "nbs" / "index.md", "Start", "", names)
     front.label = "Home"
     told = {module.notebook: page_path(module.notebook) for module in modules}
