@@ -9,6 +9,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 
+# Compiled modules are kept, whatever the environment says: hundreds of interpreters start in the tests.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: run test soak replay docs lock sync wheel clean
 
 run: $(STAMP)

@@ -25,6 +25,10 @@ def pytest_collection_modifyitems(items):
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
+# Hundreds of interpreters start here: none shall compile again what another has compiled.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 @pytest.fixture(scope="session")
 def checkout() -> Path:

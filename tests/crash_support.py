@@ -20,9 +20,9 @@ RUN = ("run", *FLAGS, *LANES, "--workers", "1", "--quiet")
 IN_PROCESS = ("--no-notebooks",)
 
 
-def _life(arguments, environment, outputs) -> None:
+def _life(arguments, environment, outputs, program=None) -> None:
     tempfile.tempdir = None  # so that TMPDIR counts
-    _command(arguments, None, environment, outputs)
+    _command(arguments, None, environment, outputs, program)
 
 
 _started: list = []
@@ -37,16 +37,16 @@ def _end() -> None:
 
 
 class Command:
-    """`seg1a` in a copy of the prepared process, under way."""
+    """`seg1a`, or a program that is given, in a copy of the prepared process, under way."""
 
-    def __init__(self, *arguments, stdout: str | None = None, **environment):
+    def __init__(self, *arguments, stdout: str | None = None, program: str | None = None, **environment):
         self.arguments, self._folder = list(map(str, arguments)), tempfile.TemporaryDirectory()
         self._outputs = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
         for path in self._outputs:
             path.touch()
         if stdout is not None:
             self._outputs[0] = Path(stdout)
-        self.process = _context().Process(target=_life, args=(self.arguments, dict(os.environ) | environment, tuple(map(str, self._outputs))))
+        self.process = _context().Process(target=_life, args=(self.arguments, dict(os.environ) | environment, tuple(map(str, self._outputs)), program))
         self.process.start()
         self.pid = self.process.pid
         _started.append(self.process)

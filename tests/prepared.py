@@ -26,8 +26,8 @@ def _prepare() -> None:
     assert may_fork(), "a library has started a thread: a copy of this process would miss it"
 
 
-def _command(arguments: list[str], cwd: str | None, environment: dict[str, str], outputs: tuple[str, str]) -> None:
-    """The life of the copy."""
+def _command(arguments: list[str], cwd: str | None, environment: dict[str, str], outputs: tuple[str, str], program: str | None = None) -> None:
+    """The life of the copy; with a `program`, what `python -c program` does with the arguments."""
     sys.stdout.flush()
     sys.stderr.flush()
     for stream, name in zip((1, 2), outputs):
@@ -39,9 +39,9 @@ def _command(arguments: list[str], cwd: str | None, environment: dict[str, str],
     os.chdir(cwd or ".")
     from seg1a.operations.cli import main
 
-    sys.argv = ["seg1a", *arguments]
+    sys.argv = ["-c" if program else "seg1a", *arguments]
     try:
-        sys.exit(main())
+        sys.exit(exec(program, {"__name__": "__main__"}) if program else main())
     finally:
         sys.stdout.flush()
         atexit._run_exitfuncs()  # multiprocessing leaves them out

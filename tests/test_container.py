@@ -74,13 +74,13 @@ def image_files(checkout: Path) -> set[str]:
     """Every file of the checkout that a COPY of the Dockerfile takes, in any stage."""
     lines = (checkout / "deploy" / "Dockerfile.dockerignore").read_text("utf-8").splitlines()
     patterns = [line for line in lines if line and not line.startswith("#")]
-    context = [path for path in (found.relative_to(checkout).as_posix() for found in checkout.rglob("*") if found.is_file()) if not path.startswith(".git/") and not ignored(path, patterns)]
     taken = set()
     for name, words in instructions(checkout / "deploy" / "Dockerfile"):
         if name == "COPY" and not any(word.startswith("--from=") for word in words):
-            sources = [word.rstrip("/") for word in words[:-1] if not word.startswith("--")]
-            for source in sources:
-                found = {path for path in context if path == source or path.startswith(source + "/")}
+            for source in (checkout / word.rstrip("/") for word in words[:-1] if not word.startswith("--")):
+                below = source.rglob("*") if source.is_dir() else [source]
+                found = {path.relative_to(checkout).as_posix() for path in below if path.is_file()}
+                found = {path for path in found if not path.startswith(".git/") and not ignored(path, patterns)}
                 assert found, f"COPY {source} copies nothing"
                 taken |= found
     return taken
@@ -145,11 +145,27 @@ def place() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+def carry_kernels(checkout: Path, site: Path, kernels: Path) -> None:
+    """Kernels that this machine has compiled of the same sources, laid where numba looks for them; what is missing or does not fit it compiles anew."""
+    from numba.core.caching import UserProvidedCacheLocator
+
+    from seg1a.core.cache import cache_root
+    from seg1a.core.kernels import kernel_digest
+
+    place_of = UserProvidedCacheLocator.get_suitable_cache_subpath
+    for path in (path for path in (checkout / "seg1a").rglob("*.py") if "@kernel" in path.read_text("utf-8")):
+        digest = kernel_digest(path)
+        came = cache_root() / "kernels" / digest / place_of(str(path))
+        if came.is_dir():
+            shutil.copytree(came, kernels / "kernels" / digest / place_of(str(site / path.relative_to(checkout))))
+
+
 @pytest.fixture(scope="module")
 def image(checkout, small_pack, place) -> Path:
     """What the Dockerfile makes in /opt/seg1a, made in the same steps: environment, whole times, warm kernels, bootstrap; read-only.
 
-    The environment's dependencies are those of this one, so that no network is needed."""
+    The environment's dependencies are those of this one, so that no network is needed. Kernels that exist need not be compiled again, but only those stay
+    that the warming run asked for: without those that are part of others, which only a compilation leaves."""
     image, dist = place / "image", place / "dist"
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", dist, checkout]
     subprocess.run(list(map(str, build)), check=True, capture_output=True)
@@ -160,9 +176,15 @@ def image(checkout, small_pack, place) -> Path:
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     for path in image.rglob("*"):
         os.utime(path, (1_767_225_600, 1_767_225_600), follow_symlinks=False)
+    carry_kernels(checkout, site, image / "kernels")
     warm = ["run", "--pack", small_pack, "--output-dir", place / "warm", "--seed", "1", "--s3-priors", "--s3-integerisation", "--s3-sequencing", "--no-notebooks", "--quiet"]
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # kernels belong to the place of their source
-    subprocess.run([image / "venv/bin/python", "-m", "seg1a", *warm], check=True, cwd=place, env=inherited | {"NUMBA_CACHE_DIR": str(image / "kernels"), "PYTHONDONTWRITEBYTECODE": "1"})
+    environment = inherited | {"NUMBA_CACHE_DIR": str(image / "kernels"), "PYTHONDONTWRITEBYTECODE": "1", "NUMBA_DEBUG_CACHE": "1"}
+    done = subprocess.run([image / "venv/bin/python", "-m", "seg1a", *warm], check=True, cwd=place, env=environment, capture_output=True, text=True)
+    asked = set(re.findall(r"data (?:loaded from|saved to) '(.+?\.nbc)'", done.stdout))
+    for path in (image / "kernels").rglob("*.nbc"):
+        if str(path) not in asked:
+            path.unlink()
     (image / "deploy").mkdir()
     shutil.copy(checkout / "deploy" / "bootstrap", image / "deploy")
     shutil.copytree(checkout / "deploy" / "engine", image / "deploy" / "engine", ignore=shutil.ignore_patterns("__pycache__"))
@@ -210,7 +232,7 @@ def test_the_bootstrap_stages_and_runs(image, small_pack, place):
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     assert done.stdout.splitlines()[-1].startswith(f"PASS {work}/runs/") and f"STAGED {work}/packs/test" in done.stderr.splitlines()
     came, used = ({path.relative_to(folder).as_posix() for path in folder.rglob("*.nbc")} for folder in (image / "kernels", *work.glob("tmp/seg1a.*/kernels")))
-    assert len(came) > 50 and used == came, "a kernel was compiled that should have come with the image"
+    assert len(came) > 30 and used == came, "a kernel was compiled that should have come with the image"
     assert contents(image) == before, "something was written beside the code"
     root = Path(done.stdout.splitlines()[-1].removeprefix("PASS "))
     stamp = json.loads(next(root.glob("validation_bundle/*/execution_stamp.json")).read_bytes())

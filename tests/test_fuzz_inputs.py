@@ -16,7 +16,7 @@ from seg1a.core.errors import Seg1aError
 from seg1a.states.s3_predicates import parse_predicate
 
 TARGETS = {target.name: target for target in targets()}
-SMALL, LARGE = 1_000, int(os.environ.get("SEG1A_FUZZ_EXECUTIONS", "20000"))
+SMALL, LARGE = 400, int(os.environ.get("SEG1A_FUZZ_EXECUTIONS", "20000"))
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -156,10 +156,11 @@ def event_rows() -> Target:
     return Target("event rows", rows.make, rows.examine)
 
 
-def test_50_000_damages_and_only_what_the_writer_writes_is_accepted():
-    tally = fuzzed(event_rows(), 20251101, 50_000)
+@pytest.mark.parametrize("damages", [10_000, pytest.param(50_000, marks=pytest.mark.slow)])
+def test_of_thousands_of_damages_only_what_the_writer_writes_is_accepted(damages):
+    tally = fuzzed(event_rows(), 20251101, damages)
     assert not tally.findings
-    assert 500 < tally.accepted < 15_000  # other digits, whole lines moved: the damage is neither too wild nor too tame
+    assert 0.01 * damages < tally.accepted < 0.3 * damages  # other digits, whole lines moved: the damage is neither too wild nor too tame
 
 
 @pytest.mark.slow

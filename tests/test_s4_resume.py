@@ -4,14 +4,13 @@ import json
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from crash_support import Command
 
 from seg1a.core.errors import Seg1aError
 from seg1a.core.event_rows import part_path
@@ -257,18 +256,20 @@ def finished(seg1a, sharded_pack, tmp_path_factory) -> Path:
     return Path(json.loads(next(folder.rglob("run_summary.json")).read_bytes())["output_dir"])
 
 
-def validation(root: Path, folder: Path, *armed) -> subprocess.Popen:
-    words = ["validate", str(root), "--state", "s4", "--s4-validation-output", str(folder), "--workers", "1"]
-    command = [sys.executable, "-c", ARMED, *map(str, armed), *words] if armed else [sys.executable, "-m", "seg1a", *words]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+def validation(root: Path, folder: Path, *armed) -> Command:
+    return Command(*armed, "validate", root, "--state", "s4", "--s4-validation-output", folder, "--workers", "1", program=ARMED if armed else None)
+
+
+def validated(root: Path, folder: Path) -> None:
+    done = validation(root, folder).done()
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
 def undisturbed(finished, tmp_path_factory) -> tuple[dict[str, bytes], float]:
     """W of a validation that nobody disturbed, and how long it took."""
     folder, start = tmp_path_factory.mktemp("undisturbed"), time.monotonic()
-    process = validation(finished, folder)
-    assert process.wait() == 0, process.stderr.read()
+    validated(finished, folder)
     return files(folder), time.monotonic() - start
 
 
@@ -279,12 +280,11 @@ def test_the_published_folder_is_the_working_folder(finished, undisturbed):
 
 @pytest.mark.parametrize("point, count", [("write", 1), ("fsync", 1), ("state", 0), ("state", 2), ("state", 5), ("rename", 6)])
 def test_killed_at_armed_points(finished, undisturbed, tmp_path, point, count):
-    process = validation(finished, tmp_path, point, count)
-    assert process.wait() == -signal.SIGKILL, process.stderr.read()
+    done = validation(finished, tmp_path, point, count).done()
+    assert done.returncode == -signal.SIGKILL, done.stderr
     left = files(tmp_path)
     assert "state.json" in left or count == 0
-    process = validation(finished, tmp_path)
-    assert process.wait() == 0, process.stderr.read()
+    validated(finished, tmp_path)
     assert files(tmp_path) == undisturbed[0]
 
 
@@ -293,33 +293,31 @@ def test_killed_at_random_times(finished, undisturbed, tmp_path):
     expected, seconds = undisturbed
     dice = random.Random(4)
     for _ in range(4):
-        process = validation(finished, tmp_path)
+        command = validation(finished, tmp_path)
         time.sleep(dice.uniform(0.3, 1.0) * seconds)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    process = validation(finished, tmp_path)
-    assert process.wait() == 0, process.stderr.read()
+        command.process.kill()
+        command.done()
+    validated(finished, tmp_path)
     assert files(tmp_path) == expected
 
 
-def test_a_killed_run_is_proved_in_the_folder_that_it_left_and_a_new_run_does_not_mix(sharded_pack, tmp_path):
+def test_a_killed_run_is_proved_in_the_folder_that_it_left_and_a_new_run_does_not_mix(seg1a, sharded_pack, tmp_path):
     """`seg1a run` dies in the middle of S4's validator. `seg1a validate` goes on where it stood; another run begins from nothing in the same folder."""
     W = tmp_path / "W"
     words = ["run", "--pack", sharded_pack, "--output-dir", tmp_path / "runs", "--git-commit", "0" * 40, "--no-notebooks", "--quiet", "--s4-validation-output", W]
-    process = subprocess.run([sys.executable, "-c", ARMED, "write", "1", *map(str, words)], capture_output=True)
-    assert process.returncode == -signal.SIGKILL, process.stderr
+    done = Command("write", "1", *words, program=ARMED).done()
+    assert done.returncode == -signal.SIGKILL, done.stderr
     state = json.loads((W / "state.json").read_bytes())
     assert state["status"] == "running" and 0 < state["merchants_done"] < len((W / LINES).read_bytes().splitlines())
     (root,) = (path.parent for path in (tmp_path / "runs").glob("*/*/run_root.json"))
     fresh = tmp_path / "fresh"
     shutil.copytree(W, tmp_path / "W2")
     for folder in (W, fresh):
-        process = validation(root, folder)
-        assert process.wait() == 0, process.stderr.read()
+        validated(root, folder)
     assert files(W) == files(fresh)
     words[-1] = tmp_path / "W2"
-    process = subprocess.run([sys.executable, "-m", "seg1a", *map(str, words)], capture_output=True)
-    assert process.returncode == 0, process.stderr
+    done = seg1a(*words)
+    assert done.returncode == 0, done.stderr
     (published,) = (tmp_path / "runs").glob("*/*/validation_bundle/*/s4_ztp_target/_passed.flag")
     left = files(tmp_path / "W2")
     assert json.loads(left.pop("state.json"))["lineage"]["run_id"] != state["lineage"]["run_id"]

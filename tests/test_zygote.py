@@ -7,10 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
+from crash_support import Command
 
 from seg1a.core.errors import Seg1aError
 from seg1a.operations.audit import cell_seconds, execute_notebook
@@ -208,28 +210,26 @@ def family(pid: int) -> set[int]:
 
 @pytest.fixture
 def running(small_pack, tmp_path):
-    """A run that has reached S1: (process, its zygote, its kernels)."""
-    command = [sys.executable, "-m", "seg1a", "run", "--pack", small_pack, "--output-dir", tmp_path / "out", "--seed", "7"]
+    """A run that has reached S1: (command, its zygote, its kernels, its folder for temporary files)."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    run = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(scratch)})
-    for line in run.stderr:
-        if line.startswith("S1"):
-            break
+    run = Command("run", "--pack", small_pack, "--output-dir", tmp_path / "out", "--seed", "7", TMPDIR=str(scratch))
+    run.until(lambda: "\nS1" in run.stderr())
     assert until(lambda: len(family(run.pid)) >= 3)
     (zygote,) = [pid for pid in family(run.pid) if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1] == str(run.pid)]
     kernels = family(zygote)
     yield run, zygote, kernels, scratch
-    run.kill()
-    run.communicate()
+    run.process.kill()
+    run.done()
 
 
-@pytest.mark.parametrize("victim", ["kernel", "zygote"])
+# A killed kernel and SIGTERM are met in test_crash.py and test_faults.py every time.
+@pytest.mark.parametrize("victim", [pytest.param("kernel", marks=pytest.mark.slow), "zygote"])
 def test_a_run_that_loses_a_process_fails_with_evidence_and_without_orphans(running, victim, tmp_path):
     run, zygote, kernels, scratch = running
     os.kill(min(kernels) if victim == "kernel" else zygote, signal.SIGKILL)
-    out, err = run.communicate(timeout=PATIENCE)
-    assert run.returncode == 1 and re.match("FAIL E_NOTEBOOK_KERNEL_LOST", out.splitlines()[-1]), out + err
+    done = run.done(PATIENCE)
+    assert done.returncode == 1 and re.match("FAIL E_NOTEBOOK_KERNEL_LOST", done.stdout.splitlines()[-1]), done.stdout + done.stderr
     assert until(lambda: not any(alive(pid) for pid in {zygote, *kernels}))
     (record,) = (tmp_path / "out").rglob("failure.json")
     assert json.loads(record.read_text())["error_code"] == "E_NOTEBOOK_KERNEL_LOST"
@@ -237,12 +237,11 @@ def test_a_run_that_loses_a_process_fails_with_evidence_and_without_orphans(runn
     assert list(scratch.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
 def test_a_killed_runner_takes_everybody_with_it(running, number):
     run, zygote, kernels, scratch = running
-    run.send_signal(number)
-    run.communicate(timeout=PATIENCE)
-    assert run.returncode != 0
+    os.kill(run.pid, number)
+    assert run.done(PATIENCE).returncode != 0
     assert until(lambda: not any(alive(pid) for pid in {zygote, *kernels}))
     assert until(lambda: [path.name for path in scratch.iterdir() if path.name.startswith("seg1a-") and not path.name.startswith("seg1a-run-")] == [])
 
@@ -257,7 +256,20 @@ def test_no_client_of_a_dead_kernel_is_left_to_the_garbage_collector(zygote):
     assert client.context.closed and not client.channels_running
 
 
-def test_a_temporary_folder_may_be_deep(small_pack, tmp_path):
+def test_a_temporary_folder_may_be_deep(notebook, tmp_path, monkeypatch):
+    deep = tmp_path / ("d" * 90)
+    deep.mkdir()
+    monkeypatch.setenv("TMPDIR", str(deep))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    before = set(Path("/tmp").glob("seg1a-k*"))
+    made = Zygote(["ipykernel.kernelapp"])
+    assert made.folder.is_relative_to(deep) and told(notebook, start_kernel(made, "json", {}), "'alive'") == "alive"
+    made.close()
+    assert list(deep.iterdir()) == [] and until(lambda: set(Path("/tmp").glob("seg1a-k*")) <= before)  # those of neighbours come and go
+
+
+@pytest.mark.slow
+def test_a_temporary_folder_may_be_deep_for_a_whole_run(small_pack, tmp_path):
     deep = tmp_path / ("d" * 90)
     deep.mkdir()
     before = set(Path("/tmp").glob("seg1a-k*"))
