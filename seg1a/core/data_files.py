@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 
 from .faults import fault
+from .threads import thread_pool
 
 # %% ../../nbs/core/01b_data_files.ipynb #97c84c29
 def direct_io() -> bool:
@@ -49,7 +50,7 @@ _CANNOT = {errno.EINVAL, errno.EOPNOTSUPP}
 @cache
 def _readers() -> ThreadPoolExecutor:
     "The threads that fetch the next blocks of files that are read past the page cache."
-    return ThreadPoolExecutor(4, "read-ahead")
+    return thread_pool(4, "read-ahead")
 
 # %% ../../nbs/core/01b_data_files.ipynb #a14faaa4
 class _Blocks(io.RawIOBase):
@@ -193,7 +194,7 @@ class _HashedBlocks(io.RawIOBase):
         self._direct, self._past = direct_io() if direct is None else direct, False
         self._digest, self.size, self._place = hashlib.sha256(), start, start   # `_place`: where the block will be written
         self._block, self._held = take_block(), 0
-        self._thread, self._waiting = ThreadPoolExecutor(1, "write") if behind else None, deque()
+        self._thread, self._waiting = thread_pool(1, "write") if behind else None, deque()
         self._kept, self._begun = None, start   # `_begun`: where the bytes begin that the disk was not asked to take yet
         if start:
             os.ftruncate(self._handle, start)

@@ -10,7 +10,7 @@ import errno
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from .lineage import digest_file
 from .run import Run, flush, make_folder, publish_files
 from .shards import ShardTask, map_shards, shard_engine
 from .tables import OutputRecord
+from .threads import thread_pool
 from .trace import (TraceAppender, TraceColumns, TraceText, add_totals, format_trace, shard_totals, trace_chunks, trace_columns, trace_keys,
                               trace_offset, trace_program, zero_totals)
 
@@ -115,7 +116,7 @@ class _Staging:
         self.run, self._state, self._trace = run, state, TraceAppender(run, state)
         self._folder = run.path("rng_trace_log").parent / f"_tmp.{uuid.uuid4().hex}"
         self._parts: list[tuple[OutputRecord, Path, Future]] = []  # record, staged file, its flush
-        self._flushers = ThreadPoolExecutor(_FLUSHES, "flush")
+        self._flushers = thread_pool(_FLUSHES, "flush")
         self.records: list[OutputRecord] = []
 
     def __enter__(self) -> "StateLogs":

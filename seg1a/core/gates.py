@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -24,11 +24,12 @@ from .flags import (FLAG, Problem, build_index, build_sha256sums, directory_dige
                               folder_digests, folder_files, index_difference, read_document, read_index, verify_flag, write_flag)
 from .run import STATE_FOLDERS, Run, flush, make_folder, staged
 from .tables import OutputRecord
+from .threads import thread_pool
 
 # %% ../../nbs/core/18_gates.ipynb #f26148bc
 def _largest_first(jobs: Iterable[tuple[Hashable, int, Callable]], threads: int) -> dict[Hashable, Future]:
     "Do jobs (name, bytes to hash, call); name -> what came of it, when all are done."
-    with ThreadPoolExecutor(threads, "digest") as pool:
+    with thread_pool(threads, "digest") as pool:
         return {name: pool.submit(call) for name, _, call in sorted(jobs, key=lambda job: -job[1])}
 
 

@@ -10,11 +10,13 @@ import importlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from .threads import thread_pool
 
 # %% ../../nbs/core/04_shards.ipynb #5b7b6f2c
 SHARD = 32_768
@@ -84,7 +86,7 @@ def map_shards(f: Callable, shards: Iterable, workers: int) -> Iterator:
         yield from map(f, shards)
         return
     source, pending = iter(shards), deque()
-    pool = ThreadPoolExecutor(workers, "shard")
+    pool = thread_pool(workers, "shard")
     try:
         while True:
             pending.extend(pool.submit(f, shard) for shard in islice(source, 2 * workers - len(pending)))
@@ -104,7 +106,7 @@ def scan_shards(compute: Callable, finish: Callable, shards: Iterable, workers: 
         yield from _scan_serially(compute, finish, shards, zero, add)
         return
     source, before, computing, finishing = iter(shards), zero, deque(), deque()
-    pool = ThreadPoolExecutor(workers, "shard")
+    pool = thread_pool(workers, "shard")
     try:
         while True:
             free = 2 * workers - len(computing) - len(finishing)

@@ -12,7 +12,6 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from ..core.errors import NotPassed, Seg1aError
 from ..core.flags import FLAG, file_bytes, file_digest, flag_text, folder_files, index_difference
 from ..core.gates import Verdict, verify_bundle
 from ..core.run import STATE_FOLDERS
+from ..core.threads import thread_pool
 from ..inputs.manifest import MANIFEST, PackManifest, verify_pack
 from .envelope import sign, statement_of, verify_envelope
 from .openlineage import EVENTS, PROJECT, lineage_document
@@ -40,7 +40,7 @@ def local_files(root: str | os.PathLike, threads: int | None = None) -> RunFiles
 
     NotPassed (E_GATE_MISMATCH) for a symlink, a special file, a name outside ASCII or a file that cannot be read."""
     places = folder_files(root)
-    with ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1)) as pool:
+    with thread_pool(threads or min(4, os.cpu_count() or 1)) as pool:
         digests = dict(zip(places, pool.map(file_digest, places.values())))
     return RunFiles(digests, lambda name: file_bytes(Path(root) / name))
 

@@ -170,6 +170,8 @@ def execute_notebook(notebook: Path, parameters: dict, kernel: "StateKernel", ra
         if error.ename == Interrupted.__name__:  # nobody failed: what the state stood on went away
             code, _, message = error.evalue.partition(": ")
             raise Interrupted(Seg1aError(code, message, **where)) from error
+        if error.ename == "CellExecutionError":  # the kernel lives, and has no memory left to say what the cell raised
+            raise Seg1aError("E_NOTEBOOK_KERNEL_LOST", f"the kernel of {notebook.name} could not say why a cell failed: out of memory?", **where, cause=error.evalue) from error
         raise Seg1aError("E_NOTEBOOK_CELL", f"a cell of {notebook.name} failed: {error.ename}: {error.evalue}", **where, ename=error.ename, evalue=error.evalue) from error
     except CellTimeoutError as error:
         raise Seg1aError("E_NOTEBOOK_TIMEOUT", f"a cell of {notebook.name} ran longer than {timeout} s", **where, seconds=timeout) from error

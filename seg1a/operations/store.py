@@ -16,7 +16,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 from ..core.encoding import MAX_BYTES
 from ..core.errors import Seg1aError, UsageError
 from ..core.run import flush, make_folder
+from ..core.threads import thread_pool
 
 # %% ../../nbs/operations/06_store.ipynb #b32c50de
 BLOCK = 1 << 20  # bytes that are read or hashed at once
@@ -353,7 +353,7 @@ THREADS = 8
 
 def in_parallel(function: Callable, items: Iterable, threads: int = THREADS) -> list:
     "The results of `function` over `items`, in their order, at most `threads` at once; the first error is raised, and nothing further begins."
-    with ThreadPoolExecutor(threads) as pool:
+    with thread_pool(threads) as pool:
         waiting = [pool.submit(function, item) for item in items]
         try:
             return [one.result() for one in waiting]

@@ -12,7 +12,6 @@ import hashlib
 import shutil
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from ..core.numerics import attestation
 from ..core.run import Lineage, Options, Run, atomic_bytes, claim_run_root, record_failure, settle_root, unsealed_lineage
 from ..core.shards import ShardTask, map_shards, shard_ranges, worker_count
 from ..core.tables import OutputRecord, TableSink, publish_outputs, table_of
+from ..core.threads import thread_pool
 from ..inputs.manifest import PackManifest, verify_pack
 from .foresight import check_policies
 from .s0_coefficients import DISPERSION_FILE, HURDLE_FILE, HurdleCoefficients, dispersion_coefficients, hurdle_coefficients
@@ -268,7 +268,7 @@ def _rows_of(run: Run, tables: FoundationTables, rule_set: str, part: Universe) 
 def _write_tables(run: Run, universe: Universe, tables: FoundationTables, rule_set: str) -> list[OutputRecord]:
     """Write the tables side by side, shard by shard; none is published unless all are complete."""
     task, parts = ShardTask(_rows_of, (run, tables, rule_set)), (universe.rows(slice(shard.start, shard.stop)) for shard in shard_ranges(len(universe)))
-    with ExitStack() as sinks, ThreadPoolExecutor(run.workers, "table") as pool:
+    with ExitStack() as sinks, thread_pool(run.workers, "table") as pool:
         names = ["hurdle_design_matrix", "crossborder_eligibility_flags"] + ["hurdle_pi_probs"] * run.options.diagnostics
         opened = {name: sinks.enter_context(TableSink(run, name)) for name in names}
         for rows in map_shards(task, parts, run.workers):
