@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -158,6 +159,14 @@ def test_a_disk_with_errors_anywhere(tiny_pack, tmp_path, whole, points, kind):
 def test_a_full_disk_behind_the_output(undisturbed):
     done = Command("verify", undisturbed, stdout="/dev/full").done()
     assert done.returncode == 1 and f"E_SYSTEM_IO: {os.strerror(errno.ENOSPC)}" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_the_output_of_a_process_of_its_own(undisturbed, unbuffered):
+    """What is left in the buffer is tried again when the interpreter ends; with `PYTHONUNBUFFERED` nothing is left."""
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, "-m", "seg1a", "verify", undisturbed], stdout=full, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": unbuffered})
+    assert done.returncode == 1 and f"E_SYSTEM_IO: {os.strerror(errno.ENOSPC)}" in done.stderr and "ignored" not in done.stderr
 
 
 # ---- signals --------------------------------------------------------------------------------------------------------

@@ -180,10 +180,17 @@ def _c_library() -> ctypes.CDLL:
     return ctypes.CDLL(None)
 
 
-def _begin_writing(handle: int, place: int, size: int) -> None:
-    "Let the disk begin with these bytes of a file; where the system cannot, nothing happens."
-    if begin := getattr(_c_library(), "sync_file_range", None):
-        begin(handle, ctypes.c_int64(place), ctypes.c_int64(size), _SYNC_FILE_RANGE_WRITE)
+class _Eager:
+    "Lets the disk begin with what was written of a file, some megabytes at a time; where it is not wanted, or the system cannot, nothing happens."
+
+    def __init__(self, handle: int, start: int, wanted: bool):
+        self.handle, self.begun, self.begin = handle, start, getattr(_c_library(), "sync_file_range", None) if wanted else None
+
+    def written(self, stop: int) -> None:
+        "The file is written up to `stop`."
+        if self.begin is not None and stop - self.begun >= _EAGER_BYTES:
+            self.begin(self.handle, ctypes.c_int64(self.begun), ctypes.c_int64(stop - self.begun), _SYNC_FILE_RANGE_WRITE)
+            self.begun = stop
 
 # %% ../../nbs/core/01b_data_files.ipynb #4fc1795f
 class _HashedBlocks(io.RawIOBase):
@@ -195,7 +202,7 @@ class _HashedBlocks(io.RawIOBase):
         self._digest, self.size, self._place = hashlib.sha256(), start, start   # `_place`: where the block will be written
         self._block, self._held = take_block(), 0
         self._thread, self._waiting = thread_pool(1, "write") if behind else None, deque()
-        self._kept, self._begun = None, start   # `_begun`: where the bytes begin that the disk was not asked to take yet
+        self._kept, self._eager = None, _Eager(self._handle, start, behind)
         if start:
             os.ftruncate(self._handle, start)
             self._later(self._hash_kept, path, start)
@@ -245,9 +252,7 @@ class _HashedBlocks(io.RawIOBase):
                 if not self._past or error.errno not in _CANNOT:
                     raise
                 self._direct = self._past = _set_direct(self._handle, False)
-        if self._thread is not None and place + done - self._begun >= _EAGER_BYTES:
-            _begin_writing(self._handle, self._begun, place + done - self._begun)
-            self._begun = place + done
+        self._eager.written(place + done)
 
 # %% ../../nbs/core/01b_data_files.ipynb #16d0f1a9
 class HashingFile(_HashedBlocks):

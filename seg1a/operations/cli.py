@@ -399,14 +399,13 @@ def main(command_line: list[str] | None = None) -> int:
         arguments = build_parser(command_line).parse_args(command_line)
         if arguments.direct_io is not None:
             os.environ["SEG1A_DIRECT_IO"] = str(int(arguments.direct_io))  # for the states' kernels too
-        if arguments.command in _LATER:
-            return getattr(importlib.import_module(_LATER[arguments.command]), f"{arguments.command}_command")(arguments)
         commands = {"run": lambda: run_command(arguments, command_line), "verify": lambda: verify_command(arguments), "pack": lambda: pack_command(arguments)}
-        status = commands[arguments.command]()
+        later = arguments.command in _LATER
+        status = getattr(importlib.import_module(_LATER[arguments.command]), f"{arguments.command}_command")(arguments) if later else commands[arguments.command]()
         sys.stdout.flush()  # here, where a full disk behind it still gets its code
         return status
     except BrokenPipeError:  # the reader of our output went away: nothing to report to
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 1
     except KeyboardInterrupt as stop:
         return _stopped(stop, command_line)
@@ -418,6 +417,12 @@ def main(command_line: list[str] | None = None) -> int:
         return _refused(error)
 
 
+def _drop_output() -> None:
+    """What is written to stdout from now on goes nowhere, what is still in its buffer included."""
+    with suppress(OSError, ValueError):  # a stdout without a file behind it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _refused(error: Exception) -> int:
     """Print a refusal on one line, with its remedy; returns the exit status."""
     from seg1a.operations.stops import refusal_of
@@ -426,8 +431,10 @@ def _refused(error: Exception) -> int:
     print(f"seg1a: {refusal.code}: {refusal.message}", file=sys.stderr)
     if remedy := refusal.remedy:
         print(f"seg1a: {remedy}", file=sys.stderr)
-    with suppress(OSError):
+    try:
         print(f"FAIL {refusal.code} {refusal.message}", flush=True)
+    except OSError:  # nor will there be room when the interpreter ends, and tries what is left in the buffer once more
+        _drop_output()
     return 2 if isinstance(refusal, (UsageError, StagingError)) else refusal.exit_status
 
 

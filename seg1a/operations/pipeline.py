@@ -26,7 +26,7 @@ from .. import __version__
 from ..core.encoding import json_value, pretty_json, read_json
 from ..core.errors import Interrupted, Seg1aError
 from ..core.faults import fault
-from ..core.kernels import COMPILATIONS, is_compiled
+from ..core.kernels import COMPILATIONS, is_compiled, prepare
 from ..core.lineage import code_digest, package_root
 from ..core.lock import RunLock, Scratch
 from ..core.run import Lineage, Options, Run, atomic_bytes, failure_path, flush, make_folder, open_run, record_failure, staged, sweep_temporaries, unsealed_lineage
@@ -90,8 +90,6 @@ def state_function(state: int) -> Callable:
 
 def load_state(state: int) -> Callable:
     """`state_function`, with all that its first call would import or set up: a kernel has that too before its state begins."""
-    from seg1a.core.kernels import prepare
-
     for name in ("pandas", f"seg1a.states.s{state}_validate"):
         importlib.import_module(name)
     prepare()
