@@ -17,9 +17,10 @@ export PYTHONDONTWRITEBYTECODE :=
 run: $(STAMP)
 	@$(BIN)/seg1a run --output-dir runs/dev --seed 1
 
+# Tests wait half of their time for processes and for the disk: two for each core.
 test: $(STAMP) sync
 	@$(BIN)/python tools/test_notebooks.py nbs
-	@$(BIN)/python -m pytest tests -n auto
+	@$(BIN)/python -m pytest tests -n $$($(BIN)/python -c 'import os; print(2 * os.cpu_count())')
 
 soak: $(STAMP)
 	@$(BIN)/python -m pytest tests -n auto -m slow

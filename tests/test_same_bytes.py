@@ -25,8 +25,11 @@ MATRIX = {
 }
 
 
-# Two workers are those of the runs in test_end_to_end.py, which are compared with the same run.
-@pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.slow if case == "two workers" else ()) for case in MATRIX])
+# Two workers are those of the runs in test_end_to_end.py, which are compared with the same run; the kernels of another CPU are compiled for a minute.
+IN_SOAK = ("two workers", "two workers, kernels for a generic CPU")
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.slow if case in IN_SOAK else ()) for case in MATRIX])
 def test_the_sealed_bytes_are_the_same(seg1a, sharded_pack, in_process_run, tmp_path, case):
     flags, environment = MATRIX[case]
     done = seg1a("run", "--pack", sharded_pack, "--output-dir", tmp_path, "--no-notebooks", *flags, *FLAGS, *LANES, **environment)
