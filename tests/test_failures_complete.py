@@ -48,7 +48,7 @@ def test_remembered_shapes_give_the_faults_of_the_validator(stream):
         assert schema_faults(stream.dataset_id, row) == slow(stream.dataset_id, row) and row == before
 
 
-@pytest.mark.parametrize("rows", [20_000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rows", [33_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_every_wrong_row_is_counted_and_listed(tmp_path, rows):
     whole = VECTORS["end_to_end"]["input"]
     files = {"hurdle_coefficients.yaml": whole["hurdle_coefficients"], "nb_dispersion_coefficients.yaml": whole["nb_dispersion_coefficients"],
