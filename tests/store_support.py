@@ -50,7 +50,7 @@ class S3Server:
         identities = [{"name": name, "credentials": [{"accessKey": name, "secretKey": f"{name}-secret"}], "actions": actions} for name, actions in KEYS.items()]
         (folder / "s3.json").write_text(json.dumps({"identities": identities}))
         (folder / "data").mkdir()
-        flags = [f"-{name}={port}" for name, port in ports.items()] + ["-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false", "-master.telemetry=false", "-master.volumeSizeLimitMB=64"]
+        flags = [f"-{name}={port}" for name, port in ports.items()] + ["-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false", "-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=100"]  # room for a run of 300 000 merchants
         beside = Path(sys.executable).parent  # its package puts it into the environment, which need not be on the PATH
         command = [shutil.which("weed", path=f"{beside}:{os.environ.get('PATH', '')}"), "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", f"-s3.config={folder / 's3.json'}", *flags]
         self.log = folder / "weed.log"
