@@ -48,6 +48,7 @@ TENS = np.array([float(f"1e{k}") for k in range(-323, 309)])
 
 @pytest.mark.parametrize("values", [
     pytest.param(finite(RNG.integers(0, 2**64, 100_000, dtype=np.uint64)), id="any bit pattern"),
+    pytest.param(finite(RNG.integers(0, 2**64, 400_000, dtype=np.uint64)), id="any bit pattern, more", marks=pytest.mark.slow),
     pytest.param(finite(RNG.integers(0, 2**52, 100_000, dtype=np.uint64)), id="subnormal"),
     pytest.param(finite(RNG.integers(0, 2**52, 50_000, dtype=np.uint64) >> RNG.integers(0, 52, 50_000, dtype=np.uint64)), id="tiny"),
     pytest.param(RNG.random(100_000), id="uniform"),
